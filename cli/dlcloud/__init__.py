@@ -1,0 +1,1 @@
+"""The command line of dlcloud. Starts trainers only as processes."""

@@ -1,0 +1,1 @@
+"""The operator of dlcloud: watches TrainingJobs and keeps their pods training."""
