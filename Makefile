@@ -1,0 +1,61 @@
+# Every command sets itself up: a virtual environment in $(VENV), made once and again when the lock changes.
+# DLCLOUD_VENV puts it elsewhere, PYTHON chooses the interpreter (3.11 or newer), PIP_FIND_LINKS offers wheels of your own
+# (for example a CPU build of torch 2.13.0: 1 GB installed instead of 5.6 GB).
+
+PYTHON ?= python3
+VENV := $(abspath $(or $(DLCLOUD_VENV),.venv))
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.dlcloud-$(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)-$(shell pwd | cksum | cut -d' ' -f1)
+SOURCES := operator cli trainer tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-integration lint format crd contract api-docs benchmarks clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(STAMP) ## make the virtual environment (part of every other command)
+
+$(STAMP):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install python3 and python3-venv (3.11 or newer), or give PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V): 3.11 or newer is needed; give PYTHON=python3.11"; exit 1; }
+	@echo "setting up $(VENV) (once; about 1 GB with a CPU build of torch, 5.6 GB with the default one)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing: apt install python3-venv"; exit 1; }
+	@$(PY) -m pip install --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@rm -f $(VENV)/.dlcloud-*; touch $@
+
+demo: $(STAMP) ## train a CNN with two workers, kill one on the way, see it go on
+	@$(PY) -m dlcloud.demo
+
+test: lint test-unit test-integration ## lint, types, unit and integration tests
+
+test-unit: $(STAMP) ## seconds
+	$(PY) -m pytest tests/unit -q
+
+test-integration: $(STAMP) ## real processes, a real S3 server
+	$(PY) -m pytest tests/integration -q
+
+lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint where helm is there
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(PY) -m dlcloud_operator.api.crd --check
+	$(PY) -m dlcloud_trainer.contract --check operator/dlcloud_operator/api/parameters.json
+	@if command -v helm >/dev/null; then helm lint charts/; else echo "helm lint: skipped, helm is not on the PATH (https://helm.sh)"; fi
+
+format: $(STAMP) ## put the code in shape
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+contract: $(STAMP) ## write the workloads' parameters into the API package
+	$(PY) -m dlcloud_trainer.contract --out operator/dlcloud_operator/api/parameters.json
+
+crd: $(STAMP) ## write the CRD into the chart
+	$(PY) -m dlcloud_operator.api.crd --out charts/templates/crd-trainingjobs.yaml
+
+benchmarks: $(STAMP) ## print every figure beside its peer's (about 15 minutes)
+	$(PY) -m benchmarks
+
+clean: ## remove what the commands made here
+	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
