@@ -1,1 +1,1 @@
-"""Scripts that print dlcloud's figures, each beside its peer's, measured in the same run. `python -m benchmarks.NAME --help`."""
+"""Scripts that print dlcloud's figures beside a peer's of the same run. `python -m benchmarks.NAME --help`."""

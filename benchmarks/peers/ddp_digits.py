@@ -1,7 +1,7 @@
 """A plain DDP program as one writes it for torchrun: the cnn on digits, a checkpoint in a file, a line per step.
 
 It is the peer in benchmarks.recovery, and the same file runs unchanged as a `script` job of dlcloud. A step's line is
-`rank step CLOCK_MONOTONIC restarts pid`, appended to $STEP_LOG.{rank}, so that whoever kills a rank can tell when training goes on.
+`rank step CLOCK_MONOTONIC restarts pid`, appended to $STEP_LOG.{rank}: so one sees when training goes on after a kill.
 """
 
 import os
@@ -30,22 +30,23 @@ def main() -> None:
         )
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    checkpoint, every, step = Path(os.environ["CHECKPOINT"]), int(os.environ.get("CHECKPOINT_STEPS", "20")), 0
+    checkpoint, every, start = Path(os.environ["CHECKPOINT"]), int(os.environ.get("CHECKPOINT_STEPS", "20")), 1
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         model.module.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        step = saved["step"]
-    log = Path(f"{os.environ['STEP_LOG']}.{rank}").open("a", buffering=1)
+        start = saved["step"] + 1
+    log = os.open(f"{os.environ['STEP_LOG']}.{rank}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     share = 64 // world
-    for step in range(step + 1, int(os.environ["STEPS"]) + 1):
+    for step in range(start, int(os.environ["STEPS"]) + 1):
         order = torch.randint(len(labels), (64,), generator=torch.Generator().manual_seed(step))
         mine = order[rank * share : (rank + 1) * share]
         loss = nn.functional.cross_entropy(model(images[mine]), labels[mine])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        log.write(f"{rank} {step} {time.monotonic():.6f} {os.environ['TORCHELASTIC_RESTART_COUNT']} {os.getpid()}\n")
+        line = f"{rank} {step} {time.monotonic():.6f} {os.environ['TORCHELASTIC_RESTART_COUNT']} {os.getpid()}\n"
+        os.write(log, line.encode())
         if step % every == 0 and rank == 0:
             partial = checkpoint.with_suffix(".partial")
             torch.save({"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)

@@ -1,6 +1,16 @@
 """The API of dlcloud: the one source of defaults, validation, docs and the CRD. May import pydantic only."""
 
-from .base import API_VERSION, GROUP, MAX_NAME_LENGTH, VERSION, parse_duration, parse_quantity
+from .base import (
+    API_VERSION,
+    GROUP,
+    LABEL_INCARNATION,
+    LABEL_INDEX,
+    LABEL_JOB,
+    MAX_NAME_LENGTH,
+    VERSION,
+    parse_duration,
+    parse_quantity,
+)
 from .problems import InvalidManifest, Problem
 from .status import (
     CheckpointStatus,
@@ -21,6 +31,9 @@ from .trainingjob import CleanPods, Metadata, ObjectStore, Script, TrainingJob, 
 __all__ = [
     "API_VERSION",
     "GROUP",
+    "LABEL_INCARNATION",
+    "LABEL_INDEX",
+    "LABEL_JOB",
     "MAX_NAME_LENGTH",
     "VERSION",
     "CheckpointStatus",

@@ -17,10 +17,16 @@ VERSION = "v1"
 API_VERSION = f"{GROUP}/{VERSION}"
 MAX_NAME_LENGTH = 50
 
+LABEL_JOB = f"{GROUP}/job"
+LABEL_INDEX = f"{GROUP}/index"
+LABEL_INCARNATION = f"{GROUP}/incarnation"
+
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|m|Ki)?$"
+STEP_LIMIT_PATTERN = r"^(auto|([0-9]+(\.[0-9]+)?(ms|s|m|h))+)$"
+MAX_DURATION = timedelta(hours=8760)
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|[MGTPE]i?)?$"
 _QUANTITY_UNITS = {
     "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
@@ -61,8 +67,17 @@ def parse_quantity(text: str) -> float:
 
 
 def _check_duration(text: str) -> str:
-    parse_duration(text)
+    try:
+        duration = parse_duration(text)
+    except OverflowError:
+        duration = timedelta.max
+    if not timedelta(0) < duration <= MAX_DURATION:
+        raise ValueError(f"{text!r} is not a usable duration; give more than 0s and at most 8760h, one year")
     return text
+
+
+def _check_step_limit(text: str) -> str:
+    return text if text == "auto" else _check_duration(text)
 
 
 def _check_quantity(text: str) -> str:
@@ -70,15 +85,35 @@ def _check_quantity(text: str) -> str:
     return text
 
 
-def _number_as_text(value: Any) -> Any:
+def _whole_number_as_text(value: Any) -> Any:
     """YAML reads `cpu: 1` as a number; Kubernetes allows both."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Duration = Annotated[str, AfterValidator(_check_duration), Field(pattern=DURATION_PATTERN, max_length=32)]
+def _duration_rule(also: str = "") -> dict[str, Any]:
+    """The same range as `_check_duration`, for the API server."""
+    text = "give a duration of more than 0s and at most 8760h, for example 90s, 10m or 1h30m"
+    cel = f"{also}(duration(self) > duration('0s') && duration(self) <= duration('8760h'))"
+    return {"x-kubernetes-validations": [{"rule": cel, "message": text}]}
+
+
+Duration = Annotated[
+    str,
+    Field(pattern=DURATION_PATTERN, max_length=32, json_schema_extra=_duration_rule()),
+    AfterValidator(_check_duration),
+]
+StepLimit = Annotated[
+    str,
+    Field(pattern=STEP_LIMIT_PATTERN, max_length=32, json_schema_extra=_duration_rule("self == 'auto' || ")),
+    AfterValidator(_check_step_limit),
+]
 Quantity = Annotated[
     str,
-    BeforeValidator(_number_as_text),
+    BeforeValidator(_whole_number_as_text),
+    Field(
+        pattern=QUANTITY_PATTERN,
+        max_length=32,
+        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN},
+    ),
     AfterValidator(_check_quantity),
-    Field(max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]

@@ -93,13 +93,6 @@ class RoundStatus(StatusModel):
     furthest_step_before: int = Field(0, description="The job's furthest step when this round began.")
 
 
-class EndedRound(StatusModel):
-    """A round whose cause is not yet known: some member has neither reported nor been found lost."""
-
-    round: RoundStatus
-    ended_at: datetime
-
-
 class Progress(StatusModel):
     """The latest a rank 0 told. Non-finite values are absent."""
 
@@ -137,15 +130,29 @@ class Failure(StatusModel):
     message: str = Field("", max_length=1024)
 
 
+class EndedRound(StatusModel):
+    """A round whose cause is not yet known: some member has neither reported nor been found lost."""
+
+    round: RoundStatus
+    ended_at: datetime
+    cause: Failure | None = Field(None, description="The gravest fact so far: witnesses may vanish before the verdict.")
+
+
 class Recovery(StatusModel):
     """What the operator must remember across its own restart."""
 
     incarnations: dict[str, int] = Field(default={}, description="Worker index -> newest incarnation that may exist.")
     unsettled: list[EndedRound] = Field(default=[], max_length=16)
-    counted_at: list[datetime] = Field(default=[], max_length=1001, description="Times of the counted failures in the window.")
+    counted_at: list[datetime] = Field(
+        default=[], max_length=1001, description="Times of the counted failures in the window."
+    )
     rounds_without_progress: int = 0
     furthest_step: int = 0
     last_round: int = Field(0, description="Highest round number ever used.")
+    fruitless_rounds: int = Field(0, description="Rounds in a row that ended without progress, whatever their cause.")
+    not_before: datetime | None = Field(None, description="The next round may not begin before this time.")
+    start_failures: dict[str, int] = Field(default={}, description="Worker index -> deaths in a row before it joined a round.")
+    suspects: dict[str, datetime] = Field(default={}, description="Pod uid -> since when it is silent while others speak.")
 
 
 class TrainingJobStatus(StatusModel):

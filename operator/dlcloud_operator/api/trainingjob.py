@@ -6,25 +6,56 @@ May import pydantic and this package only. Docstrings and descriptions end up in
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .base import API_VERSION, ApiModel, Duration, Quantity
+from .base import (
+    API_VERSION,
+    DURATION_PATTERN,
+    QUANTITY_PATTERN,
+    STEP_LIMIT_PATTERN,
+    ApiModel,
+    Duration,
+    Quantity,
+    StepLimit,
+)
 
 STORE_URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.*)$"
 DATA_URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.*|builtin://[a-z0-9-]+)$"
+RESUME_URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.*)?$"
+ENDPOINT_PATTERN = r"^(https?://[^\s/?#]+[^\s?#]*)?$"
+OBJECT_NAME_PATTERN = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$"
+WORKLOAD_PATTERN = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
 LABEL_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+HINTS = {
+    STORE_URI_PATTERN: "s3://bucket/prefix or file:///path",
+    DATA_URI_PATTERN: "s3://bucket/prefix, file:///path or builtin://digits",
+    RESUME_URI_PATTERN: "s3://bucket/prefix or file:///path",
+    ENDPOINT_PATTERN: "http://host:port or https://host",
+    OBJECT_NAME_PATTERN: "the name of an object: lower-case letters, digits, '-' and '.'",
+    WORKLOAD_PATTERN: "the name of a workload: lower-case letters, digits and '-'",
+    LABEL_NAME_PATTERN: "lower-case letters, digits and '-', beginning and ending with a letter or digit",
+    DURATION_PATTERN: "a duration, for example 90s, 10m or 1h30m",
+    STEP_LIMIT_PATTERN: "auto or a duration, for example 90s or 10m",
+    QUANTITY_PATTERN: "a quantity, for example 2, 500m or 2Gi",
+}
+"""Pattern -> what to write instead, for people."""
+
+Argument = Annotated[str, Field(max_length=32768)]
 
 
 class Script(ApiModel):
     """The user's own program, started once per rank with the environment torchrun gives."""
 
-    image: str = Field("", max_length=512, description="Image to run; empty: the trainer image. It needs python3 3.9 or newer.")
-    command: list[str] = Field(
+    image: str = Field(
+        "", max_length=512, description="Image to run; empty: the trainer image. It needs python3 3.9 or newer."
+    )
+    command: list[Argument] = Field(
         min_length=1, max_length=64, description="Program and first arguments, for example [python, train.py]."
     )
-    args: list[str] = Field(default=[], max_length=256, description="Further arguments.")
+    args: list[Argument] = Field(default=[], max_length=256, description="Further arguments.")
 
 
 class Data(ApiModel):
@@ -54,18 +85,28 @@ class Checkpoint(ApiModel):
     )
     every_seconds: int = Field(60, ge=1, le=86400, description="Seconds between two checkpoints.")
     keep_last: int = Field(3, ge=1, le=1000, description="Newest checkpoints that are kept.")
-    keep_best: int = Field(1, ge=0, le=100, description="Best checkpoints (by validation metric) that are kept besides.")
+    keep_best: int = Field(
+        1, ge=0, le=100, description="Best checkpoints (by validation metric) that are kept besides."
+    )
 
 
 class ObjectStore(ApiModel):
     """The S3 server of `checkpoint.uri` and `data.uri`."""
 
-    endpoint: str = Field("", pattern=r"^(https?://.+)?$", max_length=512, description="URL of the server; empty: AWS.")
+    endpoint: str = Field("", pattern=ENDPOINT_PATTERN, max_length=512, description="URL of the server; empty: AWS.")
     region: str = Field("us-east-1", max_length=64, description="Region to sign requests for.")
     credentials_secret: str = Field(
-        "", max_length=253, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the pod's own identity."
+        "",
+        pattern=OBJECT_NAME_PATTERN,
+        max_length=253,
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the pod's own identity.",
     )
-    ca_config_map: str = Field("", max_length=253, description="ConfigMap whose ca.crt signs the server's certificate.")
+    ca_config_map: str = Field(
+        "",
+        pattern=OBJECT_NAME_PATTERN,
+        max_length=253,
+        description="ConfigMap whose ca.crt signs the server's certificate.",
+    )
 
 
 class Restart(ApiModel):
@@ -80,9 +121,7 @@ class Limits(ApiModel):
 
     start: Duration = Field("10m", description="From a pod's creation until its agent reports.")
     init: Duration = Field("2m", description="From a round's start until every rank made its first step.")
-    step: Duration | Literal["auto"] = Field(
-        "auto", max_length=32, description="Longest time without a step; auto: learned from the steps so far."
-    )
+    step: StepLimit = Field("auto", description="Longest time without a step; auto: learned from the steps so far.")
     checkpoint: Duration = Field("5m", description="Longest time a checkpoint's upload may take.")
     drain: Duration = Field("1m", description="Time to save and stop when a pod is asked to end.")
 
@@ -99,8 +138,10 @@ class Scheduling(ApiModel):
     """How the pods are placed."""
 
     gang: Literal["auto", "none"] = Field("auto", description="auto: all pods at once where the cluster can.")
-    queue: str = Field("", max_length=253, description="Name of a queue to wait in.")
-    priority_class_name: str = Field("", max_length=253, description="PriorityClass of the pods.")
+    queue: str = Field("", pattern=OBJECT_NAME_PATTERN, max_length=253, description="Name of a queue to wait in.")
+    priority_class_name: str = Field(
+        "", pattern=OBJECT_NAME_PATTERN, max_length=253, description="PriorityClass of the pods."
+    )
     node_selector: dict[str, str] = Field(default={}, description="Labels a node must have.")
     tolerations: list[dict[str, Any]] = Field(default=[], max_length=64, description="Tolerations of the pods.")
     affinity: dict[str, Any] = Field(default={}, description="Affinity of the pods.")
@@ -109,21 +150,30 @@ class Scheduling(ApiModel):
 class TrainingJobSpec(ApiModel):
     """A training job: a built-in workload or a script, its workers, its data and its checkpoints."""
 
-    workload: str = Field("", max_length=63, description="A built-in workload, for example cnn.")
+    workload: str = Field(
+        "", pattern=WORKLOAD_PATTERN, max_length=63, description="A built-in workload, for example cnn."
+    )
     script: Script | None = Field(None, description="The user's own program instead of a workload.")
     parameters: dict[str, Any] = Field(default={}, description="Settings of the workload, for example epochs.")
     data: Data | None = Field(None, description="Training data of the workload.")
     workers: Workers = Workers()
     checkpoint: Checkpoint | None = Field(None, description="Without it a restarted job begins anew.")
     resume_from: str = Field(
-        "", max_length=1024, description="Prefix of another job's checkpoints, or one manifest, to begin from."
+        "",
+        pattern=RESUME_URI_PATTERN,
+        max_length=1024,
+        description="Prefix of another job's checkpoints, or one manifest, to begin from.",
     )
     object_store: ObjectStore = ObjectStore()
     restart: Restart = Restart()
     limits: Limits = Limits()
     suspend: bool = Field(False, description="true: save, stop and keep the job; false: go on.")
-    active_deadline_seconds: int | None = Field(None, ge=1, description="The job fails when it takes longer.")
-    ttl_seconds_after_finished: int | None = Field(None, ge=0, description="The job is deleted this long after its end.")
+    active_deadline_seconds: int | None = Field(
+        None, ge=1, le=315360000, description="The job fails when it takes longer."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        None, ge=0, le=315360000, description="The job is deleted this long after its end."
+    )
     clean_pods: CleanPods = Field(CleanPods.RUNNING, description="Which pods go at the end: All, Running or None.")
     scheduling: Scheduling = Scheduling()
     pod_template: dict[str, Any] = Field(

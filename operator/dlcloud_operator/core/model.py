@@ -94,6 +94,7 @@ class PodView:
     preempted: bool = False  # DisruptionTarget condition, or evicted
     waiting: str = ""  # the scheduler's or kubelet's own words while Pending
     exit: PodExit | None = None
+    running_since: datetime | None = None  # when its container started (None: `limits.start` counts from `created_at`)
 
 
 class RankState(StrEnum):
@@ -116,6 +117,15 @@ class RankView:
 
 
 @dataclass(frozen=True)
+class AgentWarning:
+    """Something the user should know and the job survives. `reason` is CamelCase; `at` is on the operator's clock."""
+
+    reason: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Report:
     """The last thing an agent said, and when the operator heard it."""
 
@@ -129,6 +139,7 @@ class Report:
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
     draining: bool = False
+    warnings: tuple[AgentWarning, ...] = ()
 
 
 @dataclass(frozen=True)

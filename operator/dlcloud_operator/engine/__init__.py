@@ -1,1 +1,4 @@
-"""Turns plans into effects: keyed queue, reconcile loop, rendering, rendezvous server, the Cluster protocol. May import core and api."""
+"""Turns plans into effects: keyed queue, reconcile loop, rendering, rendezvous server, the Cluster protocol.
+
+May import core and api.
+"""

@@ -1,0 +1,5 @@
+"""`python -m dlcloud`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,70 @@
+"""Numbers, times and sizes as a reader wants them. Pure; may import the API."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from dlcloud_operator.api import Progress
+
+
+def clock(at: datetime) -> str:
+    """The time of day in the reader's zone, `14:03:07`."""
+    return at.astimezone().strftime("%H:%M:%S")
+
+
+def duration(span: timedelta | float) -> str:
+    """`0.8s`, `42s`, `3m07s`, `2h05m`, `3d4h`; seconds when a number is given."""
+    seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+
+
+def size(num_bytes: int) -> str:
+    """`512 B`, `4.8 MiB`."""
+    value = float(num_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def number(value: float) -> str:
+    """Four significant digits, whole numbers with separators: `0.4127`, `4,210`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def eta_s(progress: Progress) -> float | None:
+    """Seconds until the last step at the present rate; None while that cannot be known."""
+    step, total, samples, rate = progress.step, progress.total_steps, progress.samples, progress.samples_per_second
+    if not step or not total or not samples or not rate or rate <= 0:
+        return None
+    return max(0, total - step) * (samples / step) / rate
+
+
+_METRIC_WORDS = {"validationAccuracy": "validation accuracy", "testAccuracy": "test accuracy"}
+
+
+def metric_name(key: str) -> str:
+    """`validationLoss` -> `validation loss`."""
+    spaced = "".join(f" {c.lower()}" if c.isupper() else c for c in key).strip()
+    return _METRIC_WORDS.get(key, spaced)
+
+
+def metric_value(key: str, value: float) -> str:
+    """Accuracies in percent, all else as a number."""
+    return f"{value:.1%}" if key.lower().endswith("accuracy") else number(value)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something: of a traceback, the error itself."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

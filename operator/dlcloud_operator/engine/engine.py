@@ -1,0 +1,86 @@
+"""The running engine: changes go on the queue, the queue drives the reconciler, once a minute all is looked at again.
+
+May import core, api and the engine's own modules. It owns neither the cluster nor the rendezvous: others start and stop them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from dlcloud_operator.core.model import JobKey
+
+from . import reconciler
+from .clock import utc_now
+from .cluster import Cluster
+from .queue import Backoff, KeyedQueue
+from .reconciler import Reconciler, Renderer
+
+RESYNC_S = 60.0
+# No single pass is this slow, even for 1,024 pods: a call that hangs must not take a worker away for good.
+PASS_LIMIT_S = 120.0
+
+
+class Rendezvous(reconciler.Rendezvous, Protocol):
+    """The rendezvous server, as the engine sees it."""
+
+    def subscribe(self, notify: Callable[[JobKey], None]) -> None: ...
+
+
+class Engine:
+    """Keeps every job of a cluster on its way, until `stop`."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        renderer: Renderer,
+        rendezvous: Rendezvous,
+        now: Callable[[], datetime] = utc_now,
+        workers: int = 4,
+        resync_s: float = RESYNC_S,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Subscribes to the cluster's changes and to the agents' reports; nothing is done with them before `run`."""
+        self._now = now
+        self._resync_s = resync_s
+        self._reconciler = Reconciler(cluster, renderer, rendezvous, now)
+        self._queue: KeyedQueue[JobKey] = KeyedQueue(self._handle, workers, backoff)
+        self._known: set[JobKey] = set()
+        cluster.subscribe(self.add)
+        rendezvous.subscribe(self.add)
+
+    def add(self, key: JobKey) -> None:
+        """Look at this job as soon as possible. Call it from the event loop's thread."""
+        self._known.add(key)
+        self._queue.add(key)
+
+    async def run(self) -> None:
+        """Work until `stop` is called or this is cancelled; an error of one job is logged and tried again."""
+        resync = asyncio.create_task(self._resync(), name="engine-resync")
+        try:
+            await self._queue.run()
+        finally:
+            resync.cancel()
+            await asyncio.gather(resync, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End `run`; a pass under way is cancelled, which is harmless: it can be repeated at any point."""
+        self._queue.stop()
+
+    async def _handle(self, key: JobKey) -> None:
+        self._known.add(key)
+        async with asyncio.timeout(PASS_LIMIT_S):
+            wake = await self._reconciler.reconcile(key)
+        if not self._reconciler.knows(key):
+            self._known.discard(key)
+        if wake is not None:
+            delay_s = max(0.0, (wake - self._now()).total_seconds())
+            self._queue.add_at(key, asyncio.get_running_loop().time() + delay_s)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._resync_s)
+            for key in sorted(self._known):
+                self._queue.add(key)

@@ -1,0 +1,229 @@
+"""The agent's main thread: one queue of happenings in, the state machine's effects out.
+
+May import the standard library only. It decides nothing about ranks (see `state`), and never writes to the pod's log itself: a slow
+reader of the log must not hold up a recovery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from .happenings import (
+    ChildrenChanged,
+    LaunchFailed,
+    PipeDrained,
+    RankEnded,
+    RankSaid,
+    Told,
+    ZygoteAbsent,
+    ZygoteEnded,
+    ZygoteReady,
+    ZygoteSaid,
+)
+from .links import Link, Poller, Reporter
+from .oom import find_counter, read_counter
+from .output import LogFile
+from .pump import Pump
+from .settings import Settings, SettingsError, read_settings
+from .state import AgentState
+from .supervisor import Supervisor
+from .values import (
+    Assignment,
+    Exit,
+    Finished,
+    Launch,
+    Moment,
+    OfferPort,
+    Report,
+    RestartZygote,
+    Say,
+    Signal,
+    StartZygote,
+)
+from .wire import termination_message
+
+if TYPE_CHECKING:
+    from .values import Effect
+
+URGENT_S = 0.05  # reports are at least this far apart
+SOON_S = 1.0  # a step or progress alone is reported this often
+REPORT_S = 5.0
+FLUSH_S = 2.0
+EXIT_USAGE = 64
+EXIT_BROKEN = 70
+
+
+def main() -> None:
+    """Run the agent in this process; never returns."""
+    try:
+        app = App(read_settings(os.environ))
+    except SettingsError as error:
+        sys.stderr.write(f"dlcloud agent: {error}\n")
+        sys.exit(EXIT_USAGE)
+    try:
+        code = app.run()
+    except BaseException:
+        traceback.print_exc()
+        app.supervisor.kill_all(1.0)
+        code = EXIT_BROKEN
+    os._exit(code)  # the daemon threads sit in system calls: an orderly end of the interpreter could wait for them
+
+
+class App:
+    """The wiring of one agent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.state = AgentState(
+            workload=bool(settings.workload),
+            drain_s=settings.drain_s,
+            fork_limit_s=settings.fork_limit_s,
+            address=settings.address,
+        )
+        self.log = LogFile(1)
+        self.output, self.events = Pump("output"), Pump("events")
+        self.supervisor = Supervisor(self.inbox.put, self.output, self.events, self.log.write)
+        self.link = Link(self.say)
+        self.poller = Poller(settings, self.link, self.inbox.put)
+        self.reporter = Reporter(settings, self.link)
+        self.reported_at = 0.0
+        self.report_due = 0.0
+        self.exit_code: int | None = None
+        self.counter = None
+
+    def say(self, text: str) -> None:
+        """A line of the agent's own in the pod's log; never blocks."""
+        line = f"[agent] {text}\n".encode("utf-8", "replace")
+        self.output.call(lambda: self.log.write(line))
+
+    def run(self) -> int:
+        """Work until an `Exit`; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: self.inbox.put(Told(number)))
+        signal.signal(signal.SIGCHLD, lambda number, frame: self.inbox.put(ChildrenChanged()))
+        self.state.ledger.port = free_port(0)
+        self.reporter.start()
+        self.send_report()
+        self.poller.start()
+        self.output.start()
+        self.events.start()
+        self.supervisor.start_zygote()
+        self.counter = find_counter()
+        self.state.oom_baseline = read_counter(self.counter)
+        while self.exit_code is None:
+            self.turn()
+        return self.exit_code
+
+    def turn(self) -> None:
+        """Wait for happenings or a deadline, decide, carry out, report when it is time."""
+        with contextlib.suppress(Empty):
+            happening = self.inbox.get(timeout=self.timeout())
+            while self.exit_code is None:
+                self.perform(self.decide(happening))
+                happening = self.inbox.get_nowait()
+        now = time.monotonic()
+        self.supervisor.tick(now)
+        if self.exit_code is None:
+            self.perform(self.state.tick(self.moment(), self.link.heard_at))
+        if self.exit_code is None and time.monotonic() >= self.report_due:
+            self.send_report()
+
+    def timeout(self) -> float:
+        """Seconds until something has to be done without being asked."""
+        times = [self.report_due, self.supervisor.next_deadline(), self.state.next_deadline(self.link.heard_at)]
+        return max(0.0, min(t for t in times if t is not None) - time.monotonic())
+
+    def moment(self) -> Moment:
+        """Now."""
+        return Moment(time.monotonic(), time.time(), read_counter(self.counter))
+
+    def decide(self, happening: Any) -> list[Effect]:
+        """Hand a happening to whom it concerns."""
+        state, supervisor = self.state, self.supervisor
+        if isinstance(happening, ZygoteSaid):
+            supervisor.on_zygote_said(happening)
+        elif isinstance(happening, ChildrenChanged):
+            supervisor.on_children_changed()
+        elif isinstance(happening, PipeDrained):
+            supervisor.on_pipe_drained(happening)
+        elif isinstance(happening, RankSaid):
+            return state.on_event(happening.id, happening.event, self.moment())
+        elif isinstance(happening, RankEnded):
+            return state.on_rank_exit(happening.id, happening.code, happening.tail, self.moment())
+        elif isinstance(happening, LaunchFailed):
+            return state.on_launch_failed(happening.id, happening.message, self.moment())
+        elif isinstance(happening, Assignment):
+            return state.on_assignment(happening, self.moment())
+        elif isinstance(happening, Finished):
+            return state.on_finished(happening, self.moment())
+        elif isinstance(happening, ZygoteReady):
+            return state.on_zygote_ready(self.moment())
+        elif isinstance(happening, ZygoteAbsent):
+            return [Say("no dlcloud_trainer in this image: ranks start cold"), *state.on_zygote_absent(self.moment())]
+        elif isinstance(happening, ZygoteEnded):
+            return state.on_zygote_ended(happening.code, happening.message, self.moment())
+        elif isinstance(happening, Told):
+            return state.on_sigterm(self.moment())
+        return []
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Carry out effects in their order."""
+        for effect in effects:
+            if isinstance(effect, Report):
+                due = self.reported_at + (URGENT_S if effect.urgent else SOON_S)
+                self.report_due = min(self.report_due, due)
+            elif isinstance(effect, Say):
+                self.say(effect.text)
+            elif isinstance(effect, Signal):
+                self.supervisor.send_signal(effect.id, effect.number)
+            elif isinstance(effect, Launch):
+                self.supervisor.launch(effect)
+            elif isinstance(effect, OfferPort):
+                self.state.ledger.port = free_port(effect.avoid)
+            elif isinstance(effect, StartZygote):
+                self.supervisor.start_zygote()
+            elif isinstance(effect, RestartZygote):
+                self.supervisor.restart_zygote()
+            elif isinstance(effect, Exit):
+                self.leave(effect.code)
+                return
+
+    def send_report(self) -> None:
+        """Hand the newest report to the reporter."""
+        self.reported_at = time.monotonic()
+        self.report_due = self.reported_at + REPORT_S
+        self.reporter.post(self.state.report(self.reported_at))
+
+    def leave(self, code: int) -> None:
+        """Write the last words, tell the operator, end what is left."""
+        self.exit_code = code
+        self.supervisor.kill_all(1.0)
+        self.send_report()
+        if self.settings.termination_log:
+            message = termination_message(self.state.ledger.results, time.time())
+            try:
+                with open(self.settings.termination_log, "wb") as file:  # in place: a cluster mounts this one file
+                    file.write(message)
+            except OSError as error:
+                self.say(f"cannot write {self.settings.termination_log}: {error.strerror}")
+        self.reporter.flush(FLUSH_S)
+        self.output.stop(FLUSH_S)
+
+
+def free_port(avoid: int) -> int:
+    """A TCP port nobody listens on now, other than `avoid`."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("", 0))
+            port = int(probe.getsockname()[1])
+        if port != avoid:
+            return port

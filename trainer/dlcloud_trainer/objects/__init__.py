@@ -1,0 +1,40 @@
+"""Object stores: `s3://` and `file://` with the same conditional writes.
+
+May import obstore and numpy. Importing it starts no thread and calls nothing of obstore: the zygote does it.
+"""
+
+from .base import Data, Objects, probe_conditional_writes
+from .errors import (
+    AccessDenied,
+    AlreadyExists,
+    BucketMissing,
+    ConditionalWritesMissing,
+    CredentialsMissing,
+    ObjectMissing,
+    PreconditionFailed,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+    StoreUnusable,
+    StoreUriInvalid,
+)
+from .opening import open_objects
+
+__all__ = [
+    "AccessDenied",
+    "AlreadyExists",
+    "BucketMissing",
+    "ConditionalWritesMissing",
+    "CredentialsMissing",
+    "Data",
+    "ObjectMissing",
+    "Objects",
+    "PreconditionFailed",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreUnreachable",
+    "StoreUnusable",
+    "StoreUriInvalid",
+    "open_objects",
+    "probe_conditional_writes",
+]
