@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -52,3 +53,12 @@ def print_table(title: str, figures: Sequence[Figure]) -> None:
     print("| what | unit | median | p95 | min | max | n |\n| --- | --- | --- | --- | --- | --- | --- |")
     for figure in figures:
         print(figure.row())
+
+
+def wait_for(condition: Callable[[], object], limit_s: float, what: str) -> None:
+    """Polls every 2 ms until the condition holds; raises TimeoutError naming what did not happen."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not happen within {limit_s:.0f} s")
+        time.sleep(0.002)

@@ -1,32 +1,37 @@
-"""Seconds from `kill -9` of a rank until every rank has made the next step, beside `torchrun --max-restarts`.
+"""Seconds from `kill -9` of a rank until every rank has made a step of the next round, beside `torchrun --max-restarts`.
 
-Three ways to run two ranks on this machine: the built-in cnn under dlcloud, a plain DDP program under dlcloud, the same program under torchrun.
-A kill is sent only after training has gone on for a moment; ranks are taken in turn. `python -m benchmarks.recovery --kills 30`.
+Three ways to run two ranks on this machine: the built-in cnn under dlcloud, a plain DDP program under dlcloud, the same
+program under torchrun. A kill is sent once the round has trained for a moment; the ranks are killed in turn.
+`python -m benchmarks.recovery --kills 30`.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.common import Figure, print_table
+from benchmarks.common import Figure, print_table, wait_for
+from dlcloud.session import LocalSession, StoreSettings
+from dlcloud_operator.api.validation import parse_job
 
 PROGRAM = Path(__file__).parent / "peers" / "ddp_digits.py"
 WORLD = 2
+STEPS_BEFORE_A_KILL = 25
 
 
 @dataclass(frozen=True)
 class Step:
-    """The newest step one rank told of: clock is CLOCK_MONOTONIC, `restarts` grows with every round."""
+    """A step one rank told of: clock is CLOCK_MONOTONIC, `restarts` grows with every round."""
 
     number: int
     clock: float
@@ -40,72 +45,143 @@ class StepLog:
     def __init__(self, path: Path) -> None:
         self._paths = [Path(f"{path}.{rank}") for rank in range(WORLD)]
 
-    def steps(self, rank: int) -> list[Step]:
-        """All whole lines of one rank so far."""
+    def after(self, rank: int, restarts: int) -> list[Step]:
+        """The steps a rank made in rounds later than this one."""
         if not self._paths[rank].exists():
             return []
-        lines = self._paths[rank].read_text().split("\n")[:-1]
-        fields = (line.split() for line in lines)
-        return [Step(int(step), float(clock), int(restarts), int(pid)) for _, step, clock, restarts, pid in fields]
+        fields = (line.split() for line in self._paths[rank].read_text().split("\n")[:-1])
+        steps = [Step(int(step), float(clock), int(again), int(pid)) for _, step, clock, again, pid in fields]
+        return [step for step in steps if step.restarts > restarts]
 
-
-def wait_for(condition: object, limit_s: float, what: str) -> None:
-    """Polls every 2 ms; raises TimeoutError naming what did not happen."""
-    end = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not happen within {limit_s:.0f} s")
-        time.sleep(0.002)
+    def all_after(self, restarts: int, count: int = 1) -> bool:
+        """Whether every rank made so many steps since."""
+        return all(len(self.after(rank, restarts)) >= count for rank in range(WORLD))
 
 
 def measure_kills(log: StepLog, kills: int) -> list[float]:
     """Kills ranks in turn; each value is the time until the slowest rank's first step of the next round."""
-    seconds = []
+    seconds: list[float] = []
     restarts = -1
     for kill in range(kills):
-        wait_for(
-            lambda: all(len(_since(log, rank, restarts)) >= 25 for rank in range(WORLD)), 120, "25 steps of a round"
-        )
-        newest = log.steps(kill % WORLD)[-1]
+        _wait_steps(log, restarts, STEPS_BEFORE_A_KILL)
+        newest = log.after(kill % WORLD, restarts)[-1]
         restarts = newest.restarts
         killed_at = time.monotonic()
         os.kill(newest.pid, signal.SIGKILL)
-        wait_for(lambda: all(_since(log, rank, restarts) for rank in range(WORLD)), 120, "a step after the kill")
-        seconds.append(max(_since(log, rank, restarts)[0].clock for rank in range(WORLD)) - killed_at)
+        _wait_steps(log, restarts, 1)
+        seconds.append(max(log.after(rank, restarts)[0].clock for rank in range(WORLD)) - killed_at)
     return seconds
 
 
-def _since(log: StepLog, rank: int, restarts: int) -> list[Step]:
-    return [step for step in log.steps(rank) if step.restarts > restarts]
+def _wait_steps(log: StepLog, restarts: int, count: int) -> None:
+    wait_for(lambda: log.all_after(restarts, count), 120, f"{count} steps of the next round")
 
 
 def program_environment(folder: Path) -> dict[str, str]:
     """What ddp_digits.py reads; so many steps that it never ends by itself."""
-    return {
-        "CHECKPOINT": str(folder / "state.pt"),
-        "STEP_LOG": str(folder / "steps"),
-        "STEPS": "1000000",
-        "OMP_NUM_THREADS": "1",
-    }
+    settings = {"CHECKPOINT": str(folder / "state.pt"), "STEP_LOG": str(folder / "steps"), "STEPS": "1000000"}
+    return settings | {"OMP_NUM_THREADS": "1"}
 
 
-@contextmanager
-def torchrun(folder: Path, kills: int) -> Iterator[StepLog]:
-    """torchrun with its defaults, except that it polls its workers as often as it can be told to (0.1 s is its default)."""
+def measure_torchrun(folder: Path, kills: int) -> list[float]:
+    """torchrun with its defaults (it looks after its ranks every 0.1 s)."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--master-addr=127.0.0.1",
-        "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--monitor-interval=0.1", f"--max-restarts={kills + 1}", str(PROGRAM),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}",
+        f"--max-restarts={kills + 1}", str(PROGRAM),
     ]  # fmt: skip
+    env = {**os.environ, **program_environment(folder)}
     with (folder / "torchrun.log").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **program_environment(folder)},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
-        yield StepLog(folder / "steps")
+        return measure_kills(StepLog(folder / "steps"), kills)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def job_spec(kills: int, **fields: Any) -> dict[str, Any]:
+    """A job that forgives as many failures as are made here."""
+    return {"workers": {"count": WORLD}, "restart": {"maxFailures": kills + 1, "window": "24h"}, **fields}
+
+
+async def with_session(
+    folder: Path, name: str, spec: dict[str, Any], act: Callable[[LocalSession], Awaitable[Any]]
+) -> Any:
+    """Run a job locally while `act` works on it."""
+    manifest = {"apiVersion": "dlcloud.dev/v1", "kind": "TrainingJob", "metadata": {"name": name}, "spec": spec}
+    run_dir = folder / name
+    run_dir.mkdir()
+    session = LocalSession(parse_job(manifest), run_dir, StoreSettings(None, folder / "store"), folder)
+    try:
+        await session.start()
+        return await act(session)
+    finally:
+        await session.close()
+
+
+def measure_script(folder: Path, kills: int) -> list[float]:
+    """The plain program as a script job."""
+    env = [{"name": name, "value": value} for name, value in program_environment(folder).items()]
+    template = {"spec": {"containers": [{"name": "trainer", "env": env}]}}
+    spec = job_spec(kills, script={"command": ["python", str(PROGRAM)]}, podTemplate=template)
+
+    async def act(_: LocalSession) -> list[float]:
+        return await asyncio.to_thread(measure_kills, StepLog(folder / "steps"), kills)
+
+    values: list[float] = asyncio.run(with_session(folder, "script", spec, act))
+    return values
+
+
+def measure_cnn(folder: Path, kills: int) -> list[float]:
+    """The built-in workload with checkpoints on the embedded S3 server.
+
+    A step is known when its report has reached the operator, which adds some milliseconds to what the others tell.
+    """
+    spec = job_spec(
+        kills,
+        workload="cnn",
+        parameters={"epochs": 10000},
+        data={"uri": "builtin://digits"},
+        checkpoint={"uri": "s3://checkpoints/", "everySeconds": 1},
+    )
+
+    async def act(session: LocalSession) -> list[float]:
+        seconds = []
+        for kill in range(kills):
+            await _until(lambda: session.steps_in_round() >= STEPS_BEFORE_A_KILL)
+            number, pid = session.round_number, session.rank_pid(kill % WORLD)
+            killed_at = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            await _until(lambda before=number: session.round_number > before and session.all_ranks_step())
+            seconds.append(time.monotonic() - killed_at)
+        return seconds
+
+    values: list[float] = asyncio.run(with_session(folder, "cnn", spec, act))
+    return values
+
+
+async def _until(condition: Callable[[], bool], limit_s: float = 120) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30, help="kills of each kind (default 30)")
+    kills = parser.parse_args().kills
+    ways = {
+        "dlcloud, built-in cnn (checkpoints on S3)": measure_cnn,
+        "dlcloud, plain DDP program (script job)": measure_script,
+        "torchrun --max-restarts, the same program": measure_torchrun,
+    }
+    figures = []
+    for name, way in ways.items():
+        with tempfile.TemporaryDirectory() as folder:
+            figures.append(Figure(f"{name}: kill of a rank -> next step of all", "s", way(Path(folder), kills)))
+    print_table("Recovery", figures)
+
+
+if __name__ == "__main__":
+    main()

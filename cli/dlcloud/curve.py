@@ -1,6 +1,6 @@
 """Draw a learning curve: for the terminal in braille dots, for a page as PNG.
 
-May import the metrics module; matplotlib only inside `write_png`, because importing it takes half a second. Reads nothing from a store.
+May import the standard library; matplotlib only inside `write_png`, because importing it takes half a second.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]
 
 def _mark_row(curve: Curve, last: int, columns: int) -> str:
     row = [" "] * columns
-    for sign, steps in (("c", curve.checkpoints), ("x", curve.restarts)):  # a restart hides a checkpoint, not the reverse
+    for sign, steps in (
+        ("c", curve.checkpoints),
+        ("x", curve.restarts),
+    ):  # a restart hides a checkpoint, not the reverse
         for step in steps:
             row[min(columns - 1, round(step / last * (columns - 1)))] = sign
     return "".join(row)
@@ -152,7 +155,11 @@ def _figure(curve: Curve, title: str) -> Any:
     accuracy_axes = loss_axes.twinx()
     if curve.accuracy:
         handles += accuracy_axes.plot(
-            *zip(*curve.accuracy, strict=True), color=_ACCURACY_COLOUR, marker="o", markersize=4, label="validation accuracy"
+            *zip(*curve.accuracy, strict=True),
+            color=_ACCURACY_COLOUR,
+            marker="o",
+            markersize=4,
+            label="validation accuracy",
         )
         accuracy_axes.set_ylabel("validation accuracy", fontsize=12, color=_ACCURACY_COLOUR)
         lowest = min(y for _, y in curve.accuracy)

@@ -5,7 +5,6 @@ May import the standard library only.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,9 @@ def home(environ: Mapping[str, str]) -> Path:
     if environ.get("DLCLOUD_HOME"):
         return Path(environ["DLCLOUD_HOME"]).expanduser().absolute()
     data = environ.get("XDG_DATA_HOME") or ""
-    base = Path(data) if data.startswith("/") else Path.home() / ".local" / "share"  # the XDG rule: relative paths are ignored
+    base = (
+        Path(data) if data.startswith("/") else Path.home() / ".local" / "share"
+    )  # the XDG rule: relative paths are ignored
     return base / "dlcloud"
 
 

@@ -1,6 +1,6 @@
 """Follow the log files of the pods.
 
-May import the standard library only. Never holds more of a file than it has not yet shown, and never raises for a file that is gone.
+May import the standard library only. Never reads a file twice, and never raises for one that is gone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The command `dlcloud`: its options, their help and its exit codes. All work is done elsewhere, imported when needed.
 
-May import typer and this package. Nothing slow at module level: `dlcloud --help` must answer at once. Nothing a user typed gets a traceback.
+May import typer and this package. Nothing slow at module level: `dlcloud --help` must answer at once. Nothing a
+user typed gets a traceback.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def _common(
 def run(
     manifest: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The manifest of a TrainingJob.")],
     local: Annotated[bool, typer.Option("--local", help="Run the pods as processes of this machine.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, max=1024, help="Workers instead of the manifest's workers.count.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Workers instead of the manifest's workers.count.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change a field below spec; may be given several times."),
@@ -93,7 +96,8 @@ def run(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False,
     logs: Annotated[
-        bool | None, typer.Option("--logs/--no-logs", help="The ranks' output among the plain lines [default: for scripts].")
+        bool | None,
+        typer.Option("--logs/--no-logs", help="The ranks' output among the plain lines [default: for scripts]."),
     ] = None,
 ) -> None:
     """See `help`."""

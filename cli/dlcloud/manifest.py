@@ -1,6 +1,7 @@
 """Reads TrainingJobs from YAML files, and says of every mistake in which line and column it is.
 
-May import the operator's api package and PyYAML. It never guesses: what Kubernetes' own reader would take differently is read its way.
+May import the operator's api package and PyYAML. It never guesses: what Kubernetes' own reader would take differently
+is read its way.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from dlcloud_operator.api import API_VERSION, InvalidManifest, Problem, TrainingJob
 from dlcloud_operator.api.problems import path_text
 from dlcloud_operator.api.validation import parse_job
@@ -43,7 +45,7 @@ class ManifestError:
         return f"{where}: {self.problem}" if self.problem.path else f"{where}: {self.problem.message}"
 
 
-class ManifestErrors(Exception):
+class ManifestErrors(Exception):  # noqa: N818 - what it holds is errors
     """A file is no TrainingJob; all its mistakes, in the order of their lines."""
 
     def __init__(self, errors: list[ManifestError]) -> None:
@@ -52,7 +54,7 @@ class ManifestErrors(Exception):
 
 
 class _Loader(yaml.CSafeLoader):
-    """Numbers and texts as Kubernetes' YAML reader takes them: 1e-3 is a number, y is true, 2026-01-01 and 1:30 are texts."""
+    """Scalars as Kubernetes' YAML reader takes them: 1e-3 is a number, y is true, 2026-01-01 and 1:30 are texts."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the base class's own form
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":int", ":float"))]
@@ -62,7 +64,9 @@ class _Loader(yaml.CSafeLoader):
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"), list("yYnN"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"), list("-+0123456789")
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -82,8 +86,10 @@ def load_manifest(path: str | Path) -> TrainingJob:
 
 
 def load_manifests(path: str | Path) -> tuple[TrainingJob, ...]:
-    """All TrainingJobs of a file, at least one; objects of other kinds beside them are left out. Raises ManifestErrors."""
-    file, jobs, errors, others = str(path), [], [], []
+    """All TrainingJobs of a file, at least one; objects of other kinds are left out. Raises ManifestErrors."""
+    file, jobs = str(path), []
+    errors: list[ManifestError] = []
+    others: list[ManifestError] = []  # about objects of other kinds
     documents = list(_documents(file, _read(Path(path), file)))
     for root in documents:
         reader = _Reader(file)
@@ -94,7 +100,10 @@ def load_manifests(path: str | Path) -> tuple[TrainingJob, ...]:
                 jobs.append(parse_job(value))
             except InvalidManifest as invalid:
                 found = [ManifestError(file, reader.place_of(problem.path), problem) for problem in invalid.problems]
-        foreign = isinstance(value, dict) and (value.get("kind"), value.get("apiVersion")) != ("TrainingJob", API_VERSION)
+        foreign = isinstance(value, dict) and (value.get("kind"), value.get("apiVersion")) != (
+            "TrainingJob",
+            API_VERSION,
+        )
         (others if foreign and not reader.errors else errors).extend(found)
     if not documents:
         errors.append(ManifestError(file, None, Problem("", "is empty; write a TrainingJob into it")))
@@ -130,7 +139,8 @@ def _documents(file: str, text: str) -> Iterator[yaml.Node]:
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
-            if not (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null") and not node.value):
+            empty = isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null") and not node.value
+            if node is not None and not empty:
                 yield node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -196,7 +206,9 @@ class _Reader:
                 return self._scalars.construct_object(node)
             except (yaml.YAMLError, ValueError):
                 pass
-        self._fail(node, path, f"{node.value[:40]!r} has the tag {node.tag}, which manifests have not; write it without")
+        self._fail(
+            node, path, f"{node.value[:40]!r} has the tag {node.tag}, which manifests have not; write it without"
+        )
         return None
 
     def _mapping(self, node: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Read-only look at a job's objects: on an S3 server or in a folder.
 
-May import minio (lazily: it costs start-up time) and the standard library. Never writes or deletes; the trainer alone does.
+May import minio (lazily: it costs start-up time) and the standard library. Never writes or deletes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Reader(Protocol):
 
 
 def open_reader(uri: str, access: Access | None) -> Reader:
-    """A reader of everything below `s3://bucket/prefix/` or `file:///folder/`. Raises StoreError for s3 without access."""
+    """A reader of what is below `s3://bucket/prefix/` or `file:///folder/`. Raises StoreError for s3 without access."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return _FolderReader(Path(unquote(parts.path)))
@@ -111,7 +111,8 @@ class _S3Reader:
                 response.close()
                 response.release_conn()
 
-        return self._call(get)
+        found: bytes | None = self._call(get)
+        return found
 
     def _call(self, action: Any) -> Any:
         from minio.error import MinioException

@@ -1,6 +1,7 @@
 """Standard output that may vanish: a closed pipe, a terminal that is gone, a full disk.
 
-May import the standard library only. Never raises for a write; `gone` tells that nobody can read any more.
+May import the standard library only. Never raises for a write; `gone` tells that nobody can read any more,
+`closed_pipe` that the reader left on purpose (`| head`) and the command should end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Output:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.gone = False
+        self.closed_pipe = False
 
     def line(self, text: str = "") -> None:
         """Write one line."""
@@ -37,6 +39,7 @@ class Output:
         """Take note of an error met while writing to the stream by other means."""
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in _GONE):
             self.gone = True
+            self.closed_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
             silence(self._stream)
 
 

@@ -13,7 +13,7 @@ from dlcloud_operator.api.validation import parse_job
 
 
 def apply_overrides(job: TrainingJob, settings: Sequence[str]) -> TrainingJob:
-    """The job with each `a.b.c=value` set below `spec`; values are YAML. Raises InvalidManifest with all that is wrong."""
+    """The job with each `a.b.c=value` set below `spec`; values are YAML. Raises InvalidManifest with all mistakes."""
     if not settings:
         return job
     document = job.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -1,36 +1,37 @@
 """One job on this machine: store, pods as processes, rendezvous and engine, composed as the operator composes them.
 
-May import the engine, the API and `dlcloud.local`; the trainer only as a process. Prints nothing; whatever it starts, `close` ends.
+May import the engine, the API and `dlcloud.local`; the trainer only as a process. Prints nothing; what it starts,
+`close` ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
+import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dlcloud_operator.api import TrainingJob
-from dlcloud_operator.core.model import JobKey, JobView
+from dlcloud_operator.api import Phase, TrainingJob, parse_duration
+from dlcloud_operator.core.model import JobKey, JobView, Report
 from dlcloud_operator.engine.engine import Engine
-from dlcloud_operator.engine.render import PodRenderer, RenderSettings
+from dlcloud_operator.engine.render import MAX_UPLOAD_S, UPLOAD_BYTES_PER_S, PodRenderer, RenderSettings
 from dlcloud_operator.engine.rendezvous import RendezvousServer
 
 from .local.cluster import LocalCluster
-from .local.store import EmbeddedStore
+from .local.store import EmbeddedStore, StoreFailed
 from .logs import LogFollower
 from .objects import Access
-from .store import LOCAL_CA, secrets_of, store_need, with_store
+from .store import config_maps_of, secrets_of, store_need, with_store
 from .view.snapshot import EventLine, Snapshot, Tracker
+
+AGENT_BUILD_LIMIT_S = 60.0
 
 
 class SessionError(Exception):
-    """The session could not start; the message says what is missing and what to do."""
+    """The session could not start or go on; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True)
@@ -41,64 +42,180 @@ class StoreSettings:
     folder: Path
 
 
-@dataclass
 class LocalSession:
-    """Runs `job` in `run_dir`. Call `start`, look at `snapshot` and `view`, always end with `close`."""
+    """Runs `job` in `run_dir`: `start`, then look at `snapshot`, always end with `close`. All on one event loop."""
 
-    job: TrainingJob
-    run_dir: Path
-    store_settings: StoreSettings
-    working_dir: Path = field(default_factory=Path.cwd)
-    on_change: Callable[[], None] = lambda: None
-
-    def __post_init__(self) -> None:
-        self.started_at = _now()
-        self.tracker = Tracker(self.job.metadata.name, self.started_at)
-        self.key = JobKey(self.job.metadata.namespace, self.job.metadata.name)
-        self.access: Access | None = self.store_settings.access
-        self.view: JobView | None = None
+    def __init__(self, job: TrainingJob, run_dir: Path, store: StoreSettings, working_dir: Path) -> None:
+        """`working_dir` is where script jobs run."""
+        self.run_dir = run_dir
+        self.key = JobKey(job.metadata.namespace, job.metadata.name)
+        self.access = store.access
+        self.changed = asyncio.Event()
+        self.tracker = Tracker(job.metadata.name, _now())
+        self._job = job
+        self._store_folder = store.folder
+        self._working_dir = working_dir
+        self._view: JobView | None = None
         self._log = LogFollower()
         self._events_seen = 0
-        self._ended = contextlib.AsyncExitStack()
         self._store: EmbeddedStore | None = None
         self._cluster: LocalCluster | None = None
         self._server: RendezvousServer | None = None
+        self._engine: Engine | None = None
         self._engine_task: asyncio.Task[None] | None = None
 
     @property
-    def cluster(self) -> LocalCluster:
-        """The cluster; only after `start`."""
-        assert self._cluster is not None
-        return self._cluster
+    def job(self) -> JobView | None:
+        """The job as it is now; None before `start` has applied it."""
+        return self._view
+
+    @property
+    def phase(self) -> Phase | None:
+        """The job's phase; None before there is one."""
+        return self._view.status.phase if self._view else None
+
+    def reports(self) -> tuple[Report, ...]:
+        """What each pod's agent said last."""
+        return tuple(self._server.reports_for(self.key).by_uid.values()) if self._server else ()
+
+    @property
+    def checkpoint_prefix(self) -> str:
+        """Where the job's own objects lie; empty without spec.checkpoint or before the job exists."""
+        if self._view is None or self._job.spec.checkpoint is None:
+            return ""
+        return f"{self._job.spec.checkpoint.uri.rstrip('/')}/{self.key.namespace}/{self.key.name}/{self._view.uid}/"
+
+    @property
+    def drain_s(self) -> float:
+        """How long the pods may take to save and stop: the job's limit, and an upload as large as the last one."""
+        saved = self._view.status.checkpoint if self._view else None
+        upload_s = math.ceil((saved.size_bytes or 0) / UPLOAD_BYTES_PER_S) if saved else 0
+        return parse_duration(self._job.spec.limits.drain).total_seconds() + min(MAX_UPLOAD_S, upload_s)
 
     async def start(self) -> None:
         """Start everything and apply the job. Raises SessionError; `close` must follow either way."""
+        try:
+            await self._start()
+        except OSError as error:
+            raise SessionError(f"cannot start in {self.run_dir}: {error.strerror or error}") from error
+
+    async def _start(self) -> None:
         agent = self.run_dir / "agent.pyz"
-        await _build_agent(agent)
-        if store_need(self.job).buckets and self.access is None:
+        building = asyncio.create_task(build_agent(agent))
+        try:
             await self._start_store()
-        job = with_store(self.job, self.access) if self.access else self.job
-        secrets = secrets_of(self.access) if self.access else {}
-        config_maps = {LOCAL_CA: {"ca.crt": Path(self.access.ca_file).read_text()}} if self.access and self.access.ca_file else {}
+            await building
+        finally:
+            building.cancel()
+            await asyncio.wait([building])
+        job = with_store(self._job, self.access) if self.access else self._job
         self._cluster = LocalCluster(
-            self.run_dir, secrets=secrets, config_maps=config_maps, working_dir=self.working_dir, python=sys.executable
+            self.run_dir,
+            secrets=secrets_of(self.access) if self.access else {},
+            config_maps=config_maps_of(self.access) if self.access else {},
+            working_dir=self._working_dir,
+            python=sys.executable,
         )
+        self._cluster.watch_jobs(self._job_changed)
         self._server = RendezvousServer(self._cluster.tokens, self._cluster.owner_of)
         url = await self._server.start()
         renderer = PodRenderer(RenderSettings(rendezvous_url=url, agent_path=str(agent)))
-        engine = Engine(self._cluster, renderer, self._server)
+        self._engine = Engine(self._cluster, renderer, self._server)
         self._server.subscribe(self._reported)
-        self._cluster.watch_jobs(self._changed)
-        self._engine = engine
-        self._engine_task = asyncio.create_task(engine.run(), name="engine")
-        self.view = await self._cluster.apply(job)
+        self._engine_task = asyncio.create_task(self._engine.run(), name="engine")
+        self._engine_task.add_done_callback(lambda _: self.changed.set())
+        await self._cluster.apply(job)
 
     async def _start_store(self) -> None:
-        self._store = EmbeddedStore(self.store_settings.folder)
+        buckets = store_need(self._job).buckets
+        if not buckets or self.access is not None:
+            return
+        self._store = EmbeddedStore(self._store_folder)
         try:
             await self._store.start()
-            for bucket in store_need(self.job).buckets:
+            for bucket in buckets:
                 await self._store.ensure_bucket(bucket)
-        except (OSError, RuntimeError) as error:
-            raise SessionError(f"the embedded S3 server: {error}") from error
+        except StoreFailed as error:
+            raise SessionError(str(error)) from error
         self.access = Access(self._store.endpoint, self._store.access_key, self._store.secret_key)
+
+    def check(self) -> None:
+        """Raise SessionError when the engine has ended by itself."""
+        task = self._engine_task
+        if task is not None and task.done() and not task.cancelled():
+            raise SessionError(f"the engine ended: {task.exception() or 'without a reason'}; see {self.run_dir}")
+
+    def snapshot(self) -> Snapshot:
+        """The run as it is now; reads what the logs gained since the last call."""
+        if self._cluster is not None:
+            events = self._cluster.events(self.key)
+            self.tracker.events(
+                EventLine(e.at, e.event.reason, e.event.message, e.event.warning) for e in events[self._events_seen :]
+            )
+            self._events_seen = len(events)
+        self.tracker.log(self._log.poll(sorted(self.run_dir.glob("pods/*/log"))))
+        self.changed.clear()
+        return self.tracker.snapshot(_now())
+
+    async def suspend(self) -> None:
+        """Ask the job to save and stop; its phase becomes Suspended when that is done."""
+        if self._cluster is None or self._view is None:
+            return
+        with contextlib.suppress(LookupError, OSError):
+            await self._cluster.update_spec(self.key, lambda spec: spec.model_copy(update={"suspend": True}))
+
+    async def close(self, grace_s: float) -> None:
+        """End everything: pods get `grace_s` after SIGTERM. Afterwards no process of this session is left."""
+        if self._engine is not None:
+            self._engine.stop()
+        if self._engine_task is not None:
+            await asyncio.wait([self._engine_task], timeout=5)
+        try:
+            if self._cluster is not None:
+                await self._cluster.close(grace_s)
+        finally:
+            try:
+                if self._server is not None:
+                    await self._server.stop()
+            finally:
+                if self._store is not None:
+                    await self._store.stop()
+
+    async def hurry(self) -> None:
+        """Kill every pod now; `close` ends the rest."""
+        if self._cluster is not None:
+            await self._cluster.close(0.0)
+
+    def _job_changed(self, view: JobView) -> None:
+        self._view = view
+        self.tracker.job(view)
+        self.changed.set()
+
+    def _reported(self, key: JobKey) -> None:
+        if key == self.key:
+            for report in self.reports():
+                self.tracker.report(report)
+            self.changed.set()
+
+
+async def build_agent(path: Path) -> None:
+    """Make the agent's archive at `path`, by a process of the trainer. Raises SessionError."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dlcloud_trainer.agent_build", str(path),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(AGENT_BUILD_LIMIT_S):
+            said, _ = await process.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise SessionError(f"the agent could not be built:\n{said.decode(errors='replace').strip()}")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

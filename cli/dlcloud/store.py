@@ -1,19 +1,23 @@
 """Which S3 server a local run uses, and with which keys.
 
-May import the API and the objects module. Pure but for reading the given environment; starts nothing.
+May import the API and the objects module. Looks at one lock file; starts nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from dlcloud_operator.api import InvalidManifest, Problem, TrainingJob
 
 from .objects import Access
 
-LOCAL_SECRET = "dlcloud-local-store"  # the name the local pods know the keys by  # noqa: S105
+LOCAL_SECRET = "dlcloud-local-store"  # the name the local pods know the keys by
 LOCAL_CA = "dlcloud-local-ca"
 
 
@@ -53,6 +57,22 @@ def given_access(endpoint: str, region: str, environ: Mapping[str, str]) -> Acce
     )
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a run uses the embedded store in this folder at this moment."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(lock)
+    return False
+
+
 def with_store(job: TrainingJob, access: Access) -> TrainingJob:
     """The job with its objectStore pointing to `access` instead of to the cluster's."""
     changed = job.spec.object_store.model_copy(
@@ -72,3 +92,8 @@ def secrets_of(access: Access) -> dict[str, dict[str, str]]:
     if access.session_token:
         keys["AWS_SESSION_TOKEN"] = access.session_token
     return {LOCAL_SECRET: keys}
+
+
+def config_maps_of(access: Access) -> dict[str, dict[str, str]]:
+    """The ConfigMap with the CA of the user's own server, when it has one. Raises OSError."""
+    return {LOCAL_CA: {"ca.crt": Path(access.ca_file).read_text()}} if access.ca_file else {}

@@ -1,6 +1,6 @@
 """LocalCluster: one job and its pods on this machine, behind the same protocol as a Kubernetes cluster.
 
-May import this package, the engine's protocol, core and API. All of it runs on one event loop; it makes no decision of the operator's.
+May import this package, the engine's protocol, core and API. All of it runs on one event loop; it decides nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LocalCluster:
         gpus: Sequence[str] | None = None,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """`working_dir` is where script jobs run; `python` is what `python3` in a pod means; `gpus` None: those this process sees."""
+        """`working_dir`: where script jobs run; `python`: what `python3` in a pod means; `gpus` None: all."""
         run_dir.mkdir(parents=True, exist_ok=True)
         run_dir.chmod(0o700)  # pods keep tokens and secrets below it
         self.tokens = LocalTokens()
@@ -85,11 +85,14 @@ class LocalCluster:
         if existing := self._pods.get(name):
             if existing.owner_uid == job.uid and not existing.deleting:
                 return
-            raise Conflict(f"pod {name} still exists: {'it is being deleted' if existing.deleting else 'of another owner'}")
+            raise Conflict(
+                f"pod {name} still exists: {'it is being deleted' if existing.deleting else 'of another owner'}"
+            )
         _check(manifest)
         folder = self._run_dir / "pods" / name
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier job of this name in the same run folder
         folder.mkdir(parents=True, mode=0o700)
+        (folder / "log").touch()
         uid = str(uuid.uuid4())
         context = PodContext(
             objects=self._objects,
@@ -112,7 +115,7 @@ class LocalCluster:
         self._notify(job.key)
 
     async def delete_pod(self, job: JobView, action: DeletePod) -> None:
-        """SIGTERM, the pod's or the action's grace, SIGKILL; the pod is listed as deleting until its processes are gone."""
+        """SIGTERM, the pod's or the action's grace, SIGKILL; listed as deleting until its processes are gone."""
         pod = self._pods.get(action.name)
         if pod is not None and pod.uid == action.uid:
             self._delete(pod, action.grace_s)
@@ -254,4 +257,6 @@ def _check(manifest: Mapping[str, Any]) -> None:
     more = [other for other in names if other != TRAINER]
     more += [init.get("name") for init in spec.get("initContainers", ()) if init.get("restartPolicy") == "Always"]
     if more:
-        raise Refused(f"spec.containers: {more} cannot run beside {TRAINER!r} on this machine; leave them out of podTemplate")
+        raise Refused(
+            f"spec.containers: {more} cannot run beside {TRAINER!r} on this machine; leave them out of podTemplate"
+        )

@@ -28,7 +28,7 @@ class Launch:
 
 
 def base_environment(own: Mapping[str, str], python: str, share_credentials: bool) -> dict[str, str]:
-    """What a pod gets of this process's environment: little, and the user's AWS settings only with `share_credentials`."""
+    """What a pod gets of this process's environment: little; the user's AWS settings only with `share_credentials`."""
     env = {name: own[name] for name in _ALWAYS if name in own}
     # Not resolved: a virtual environment's interpreter is a link, and its programs lie beside the link.
     env["PATH"] = os.pathsep.join([str(Path(python).absolute().parent), own.get("PATH", os.defpath)])
@@ -40,7 +40,7 @@ def base_environment(own: Mapping[str, str], python: str, share_credentials: boo
 def build_launch(
     container: Manifest, base: Mapping[str, str], paths: PathMap, facts: PodFacts, objects: Objects, python: str
 ) -> Launch:
-    """Command, arguments and environment of `container`. Raises NotReady for what does not exist, with the kubelet's words."""
+    """Command, arguments and environment of `container`. Raises NotReady, in the kubelet's words."""
     try:
         declared = _declared(container, facts, objects)
     except NotReady as missing:

@@ -59,7 +59,7 @@ class PodFacts:
 
 @dataclass(frozen=True)
 class Objects:
-    """The Secrets and ConfigMaps of this run: name -> key -> text. Looked up at every use, so they may be added later."""
+    """The Secrets and ConfigMaps of this run: name -> key -> text. Read at every use, so they may be added later."""
 
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -33,7 +33,9 @@ class GpuPool:
         wanted = int(container.get("resources", {}).get("limits", {}).get(RESOURCE, 0))
         held = self._held.setdefault(uid, [])
         if wanted - len(held) > len(self._free):
-            raise NotReady(f"0/1 nodes are available: 1 Insufficient {RESOURCE} ({wanted} wanted, {len(self._free)} free)")
+            raise NotReady(
+                f"0/1 nodes are available: 1 Insufficient {RESOURCE} ({wanted} wanted, {len(self._free)} free)"
+            )
         while len(held) < wanted:
             held.append(self._free.pop(0))
         return ",".join(held)

@@ -1,6 +1,6 @@
 """One pod as processes of this machine: volumes, init containers, the trainer container, and how it ended.
 
-May import this package, the engine's message parser and the core's values. Decides nothing: it does what a kubelet does.
+May import this package, the engine's message parser and the core's values. It does what a kubelet does.
 """
 
 from __future__ import annotations
@@ -76,12 +76,16 @@ class LocalPod:
         )
         self._token = token
         self._folder = folder
+        self._volumes = (
+            folder / f"volumes-{uid[:8]}"
+        )  # not shared with a later pod of this name, while they are being deleted
         self._context = context
         self._on_change = on_change
         self._created_at = context.now()
         self._phase = PodPhase.PENDING
         self._waiting = "ContainerCreating"
         self._exit: PodExit | None = None
+        self._running_since: datetime | None = None
         self._process: Supervised | None = None
         self._stopping = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"pod {self.name}")
@@ -105,6 +109,7 @@ class LocalPod:
             node=NODE,
             waiting=self._waiting,
             exit=self._exit,
+            running_since=self._running_since,
         )
 
     def terminate(self, grace_s: float | None) -> None:
@@ -129,7 +134,7 @@ class LocalPod:
 
     def remove_volumes(self) -> None:
         """Delete its folders, secrets and tokens among them; the log stays."""
-        shutil.rmtree(self._folder / "volumes", ignore_errors=True)
+        shutil.rmtree(self._volumes, ignore_errors=True)
 
     async def _run(self) -> None:
         try:
@@ -155,7 +160,7 @@ class LocalPod:
                 launch.command, env=launch.env, cwd=cwd, log=self.log, python=self._context.python
             )
             if name == TRAINER:
-                self._phase, self._waiting = PodPhase.RUNNING, ""
+                self._phase, self._waiting, self._running_since = PodPhase.RUNNING, "", self._context.now()
             else:
                 self._waiting = f"PodInitializing: init container {name!r} runs"
             self._on_change(self)
@@ -181,12 +186,10 @@ class LocalPod:
         trainer = next(container for container in self._spec["containers"] if container["name"] == TRAINER)
         cuda = context.gpus.take(self.uid, trainer)
         self._termination_file.touch(mode=0o600)
-        volumes = prepare_volumes(self._spec, self._folder / "volumes", self._facts, context.objects, self._token)
+        volumes = prepare_volumes(self._spec, self._volumes, self._facts, context.objects, self._token)
         base = base_environment(os.environ, context.python, context.share_credentials) | {"CUDA_VISIBLE_DEVICES": cuda}
         found = []
         for container in [*self._spec.get("initContainers", ()), trainer]:
-            if container.get("restartPolicy") == "Always":
-                continue
             folders = mounts(container, volumes)
             written_to = container.get("terminationMessagePath", _TERMINATION_PATH)
             paths = PathMap({**folders, written_to: self._termination_file})

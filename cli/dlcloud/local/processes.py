@@ -43,7 +43,7 @@ class Supervised:
     ) -> Supervised:
         """Start `command` with exactly this environment, output appended to `log`.
 
-        A program that does not exist ends with 127 and a line in the log. Raises OSError when not even the shim can be started.
+        A program that does not exist ends with 127 and a line in the log. Raises OSError when no shim can be started.
         """
         mark = str(uuid.uuid4())
         with log.open("ab") as output:
@@ -96,7 +96,7 @@ class Supervised:
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        # Not asyncio's own watcher: up to Python 3.11 it needs a thread for each process, and its signals race with its wait.
+        # Not asyncio's own watcher: up to Python 3.11 it takes a thread per process, and signals race with it.
         if sys.platform == "linux":
             descriptor = os.pidfd_open(self._popen.pid)
 

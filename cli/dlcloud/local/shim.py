@@ -1,9 +1,10 @@
 """The small process between this program and a pod: whatever dies, the pod's processes die with it.
 
-Run as a file by a bare interpreter (`python -I -S -E shim.py PARENT_PID PROGRAM [ARG...]`), so it may import the standard library only, and
-little of it: its start is part of every pod's. It never writes to the pod's output but to say that the program cannot be started.
+Run as a file by a bare interpreter (`python -I -S -E shim.py PARENT_PID PROGRAM [ARG...]`), so it may import the
+standard library only, and little of it: its start is part of every pod's. It never writes to the pod's output but to
+say that the program cannot be started.
 
-It ends with the program's exit code (128 + signal, as container runtimes do) after everything the program left behind is dead.
+It ends with the program's exit code (128 + signal, as container runtimes do) once all the program left behind is dead.
 SIGTERM goes on to the program; SIGUSR1 kills everything now; the parent's death does the same.
 """
 
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def kill_descendants(group: int) -> None:
-    """Kill and reap until no child is left; as subreaper we inherit every orphan, so then no descendant is left either."""
+    """Kill and reap until no child is left; a subreaper inherits every orphan, so then no descendant is left either."""
     pause_s = 0.0005
     while True:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -102,7 +103,7 @@ def _listen(received: set[int]) -> int:
 
 
 def _start(command: list[str]) -> int:
-    # Blocked over the fork: a SIGTERM passed on before the program runs must end it, not our handler's copy in the child.
+    # Blocked over the fork: a SIGTERM passed on before the program runs must end it, not reach a copy of our handler.
     old = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     me = os.getpid()
     pid = os.fork()

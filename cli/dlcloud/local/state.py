@@ -69,5 +69,6 @@ def read_job(run_dir: Path) -> tuple[JobView, tuple[LoggedEvent, ...]] | None:
         spec=TrainingJobSpec.model_validate(document["spec"]),
     )
     return job, tuple(
-        LoggedEvent(datetime.fromisoformat(e["at"]), Emit(e["reason"], e["message"], e["warning"])) for e in document["events"]
+        LoggedEvent(datetime.fromisoformat(e["at"]), Emit(e["reason"], e["message"], e["warning"]))
+        for e in document["events"]
     )

@@ -1,6 +1,6 @@
 """A pod's volumes as folders of this machine, and its paths rewritten to them.
 
-May import this package and the standard library. Writes only below the pod's own folder; a folder or file with a secret in it is 0700 or 0600.
+May import this package and the standard library. Writes only below the pod's own folder, and nothing others can read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .facts import Manifest, NotReady, Objects, PodFacts
 
-SHARED_PATHS = frozenset({"/tmp", "/dev/shm"})  # noqa: S108 - a pod's are this machine's own
+SHARED_PATHS = frozenset({"/tmp", "/dev/shm"})  # a pod's are this machine's own
 _SOURCES = ("emptyDir", "projected", "secret", "configMap", "downwardAPI", "hostPath")
 
 
@@ -37,7 +37,11 @@ def prepare_volumes(spec: Manifest, folder: Path, facts: PodFacts, objects: Obje
         found[name] = target = folder / name
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            files = _projected(source, facts, objects, token) if kind == "projected" else _files(kind, source, facts, objects)
+            files = (
+                _projected(source, facts, objects, token)
+                if kind == "projected"
+                else _files(kind, source, facts, objects)
+            )
         except NotReady as missing:
             raise NotReady(f'MountVolume.SetUp failed for volume "{name}" : {missing}') from None
         for relative, text in files.items():
@@ -62,7 +66,11 @@ def _files(kind: str, source: Manifest, facts: PodFacts, objects: Objects) -> di
     if kind == "emptyDir":
         return {}
     if kind == "downwardAPI":
-        return {item["path"]: facts.field(item["fieldRef"]["fieldPath"]) for item in source.get("items", ()) if "fieldRef" in item}
+        return {
+            item["path"]: facts.field(item["fieldRef"]["fieldPath"])
+            for item in source.get("items", ())
+            if "fieldRef" in item
+        }
     name, optional = str(source.get("secretName") or source.get("name", "")), bool(source.get("optional"))
     data = objects.data("secret" if kind == "secret" else "configmap", name, optional)
     if not (items := source.get("items")):
@@ -83,7 +91,7 @@ def _write(folder: Path, relative: str, text: str) -> None:
 
 
 class PathMap:
-    """Rewrites a container's paths: each mount path, wherever it begins a path in a text, becomes the folder behind it."""
+    """Rewrites paths: each mount path, wherever it begins a path in a text, becomes the folder behind it."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = {path.rstrip("/"): folder for path, folder in folders.items()}
@@ -104,7 +112,7 @@ class PathMap:
 
 
 def mounts(container: Manifest, volumes: Mapping[str, Path]) -> dict[str, Path]:
-    """Mount path -> folder for one container, without the paths it shares with this machine. Raises NotReady for an unknown volume."""
+    """Mount path -> folder for one container, without SHARED_PATHS. Raises NotReady for an unknown volume."""
     found = {}
     for mount in container.get("volumeMounts", ()):
         path, name = str(mount["mountPath"]).rstrip("/"), str(mount["name"])

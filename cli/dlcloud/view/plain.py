@@ -1,6 +1,6 @@
 """A run as plain lines, one for each transition, epoch and checkpoint: for files, pipes and CI.
 
-May import the API and this package. Pure: a snapshot in, new lines out. It must never repeat a line because a snapshot came twice.
+May import the API and this package. Pure: a snapshot in, new lines out. It must never repeat a line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from .snapshot import Snapshot
 from .words import clock, duration, eta_s, metric_name, metric_value, number, size
 
 _QUIET_S = 30.0  # a long epoch still shows a line this often
+_SETTLED_S = 1.0  # a message that changes sooner is not worth a line
 
 
 class PlainLines:
@@ -21,6 +22,8 @@ class PlainLines:
     def __init__(self, *, show_log: bool) -> None:
         self._show_log = show_log
         self._stage: tuple[object, ...] = ()
+        self._message = ""
+        self._new_message: tuple[str, datetime] | None = None
         self._epoch: int | None = None
         self._said_progress: Progress | None = None
         self._said_at: datetime | None = None
@@ -52,18 +55,24 @@ class PlainLines:
         return [f"({missed} lines of output left out; the log file has them)"] * bool(missed) + lines
 
     def _transition(self, now: Snapshot) -> list[str]:
-        stage = (now.phase, now.round_number if now.phase is Phase.RUNNING else 0, now.message)
-        if stage == self._stage or now.phase is None:
+        stage = (now.phase, now.round_number if now.phase is Phase.RUNNING else 0)
+        if now.phase is None or (stage == self._stage and not self._message_settled(now)):
             return []
-        changed_message_only = self._stage[:2] == stage[:2]
-        self._stage = stage
-        if changed_message_only and not now.message:
-            return []
+        self._stage, self._message, self._new_message = stage, now.message, None
         text = str(now.phase)
         if now.phase is Phase.RUNNING and now.round_number:
             text += f", round {now.round_number} with {now.world_size} rank{'s' * (now.world_size != 1)}"
             text += f", {now.restarts} restart{'s' * (now.restarts != 1)}" if now.restarts else ""
         return [f"{clock(now.now)}  {text}" + (f": {now.message}" if now.message else "")]
+
+    def _message_settled(self, now: Snapshot) -> bool:
+        """Whether there is a new message that has stayed for a while."""
+        if now.message in (self._message, ""):
+            self._new_message = None
+            return False
+        if self._new_message is None or self._new_message[0] != now.message:
+            self._new_message = (now.message, now.now)
+        return (now.now - self._new_message[1]).total_seconds() >= _SETTLED_S
 
     def _progress(self, now: Snapshot) -> list[str]:
         progress = now.progress

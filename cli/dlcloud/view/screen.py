@@ -1,16 +1,17 @@
 """A run as a screen of at most `height` lines of at most `width` columns, drawn again several times a second.
 
-May import rich, the API and this package. Pure: a snapshot in, one text out. It must never draw more than fits: rich would scroll.
+May import rich, the API and this package. Pure: a snapshot in, one text out. Never more than fits: rich would scroll.
 """
 
 from __future__ import annotations
 
-from dlcloud_operator.api import Phase
-from dlcloud_operator.core.model import RankState
 from rich.text import Text
 
+from dlcloud_operator.api import Phase
+from dlcloud_operator.core.model import RankState
+
 from .snapshot import RankRow, Snapshot
-from .words import clock, duration, eta_s, metric_name, metric_value, number, size
+from .words import clock, duration, eta_s, metric_name, metric_value, number, printable, size
 
 _PHASE_STYLES = {
     Phase.RUNNING: "bold green",
@@ -23,8 +24,8 @@ _STATE_STYLES = {RankState.RUNNING: "green", RankState.STARTING: "yellow", RankS
 _QUIET_SHOWN_S = 7.0  # agents report every 5 s: below that, silence says nothing
 
 
-def render(now: Snapshot, width: int, height: int) -> Text:
-    """The screen. What matters most comes first and is kept when the terminal is small."""
+def render(now: Snapshot, width: int, height: int, *, final: bool = False) -> Text:
+    """The screen, what matters most first: that is kept on a small terminal. The final one is of facts alone."""
     lines = [_headline(now)]
     if now.stopping:
         lines.append(Text(now.stopping, style="bold yellow"))
@@ -34,12 +35,14 @@ def render(now: Snapshot, width: int, height: int) -> Text:
     room = max(0, height - len(lines))
     ranks, events, log = _share(room, len(now.ranks), len(now.events), len(now.log))
     lines += _rank_lines(now.ranks, ranks, width)
+    if final:
+        events = log = 0
     if events > 1:
         lines.append(Text("events", style="dim"))
         lines += [_event_line(now, i) for i in range(len(now.events) - events + 1, len(now.events))]
     if log > 1:
         lines.append(Text("output", style="dim"))
-        lines += [Text(_printable(line)) for line in now.log[-(log - 1) :]]
+        lines += [Text(printable(line)) for line in now.log[-(log - 1) :]]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True, overflow="ellipsis").join(lines[:height])
@@ -94,7 +97,7 @@ def _bar(step: int, total: int, now: Snapshot, width: int) -> Text:
 
 
 def _share(room: int, ranks: int, events: int, log: int) -> tuple[int, int, int]:
-    """Lines for ranks, events (with its heading) and output (with its heading); ranks first, then events get a third."""
+    """Lines for ranks, events and output, the latter two with their headings; ranks first, then events get half."""
     for_ranks = min(ranks, max(0, room - 2), max(2, room // 2)) if ranks else 0
     room -= for_ranks
     for_log = min(log + 1, room) if log else 0
@@ -111,7 +114,9 @@ def _rank_lines(ranks: tuple[RankRow, ...], room: int, width: int) -> list[Text]
     if len(shown) < len(ranks):
         hidden = ranks[len(shown) :]
         counts = {state: sum(1 for row in hidden if row.state is state) for state in RankState}
-        lines.append(Text(f"… {len(hidden)} more: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n), style="dim"))
+        lines.append(
+            Text(f"… {len(hidden)} more: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n), style="dim")
+        )
     return lines
 
 
@@ -130,9 +135,4 @@ def _rank_line(row: RankRow) -> Text:
 def _event_line(now: Snapshot, index: int) -> Text:
     event = now.events[index]
     style = "yellow" if event.warning else ""
-    return Text.assemble((clock(event.at), "dim"), "  ", (f"{event.reason}: {_printable(event.message)}", style))
-
-
-def _printable(line: str) -> str:
-    """A program's own escape sequences must not move our cursor."""
-    return "".join(c if c.isprintable() else " " for c in line)
+    return Text.assemble((clock(event.at), "dim"), "  ", (f"{event.reason}: {printable(event.message)}", style))

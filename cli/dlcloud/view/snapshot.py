@@ -164,7 +164,9 @@ class Tracker:
 
     def _rank_rows(self, now: datetime) -> Iterable[RankRow]:
         current = self._job.status.round if self._job else None
-        for member in current.members if current else ():
+        if current is None:
+            return
+        for member in current.members:
             report = self._reports.get(member.uid)
             known = {rank.rank: rank for rank in report.ranks} if report and report.round == current.number else {}
             for number in member.ranks:

@@ -32,7 +32,7 @@ def size(num_bytes: int) -> str:
     value = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 1000 else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError("unreachable")
 
@@ -64,7 +64,6 @@ def metric_value(key: str, value: float) -> str:
     return f"{value:.1%}" if key.lower().endswith("accuracy") else number(value)
 
 
-def last_line(text: str) -> str:
-    """The last line that says something: of a traceback, the error itself."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def printable(line: str) -> str:
+    """The line without control characters: a program's escape sequences must not move our cursor."""
+    return "".join(c if c.isprintable() else " " for c in line)

@@ -1,6 +1,6 @@
 """What every model of the API shares: naming, strictness and the small value types.
 
-May import pydantic only. A model here is the one source of a field's default, range and text; the CRD is generated from it.
+May import pydantic only. A model is the one source of a field's default, range and text; the CRD is made from it.
 """
 
 from __future__ import annotations

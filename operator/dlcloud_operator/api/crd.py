@@ -1,6 +1,6 @@
-"""Builds the CustomResourceDefinition of TrainingJob from the models. `python -m dlcloud_operator.api.crd [--check] [--out FILE]`
+"""Builds the CustomResourceDefinition of TrainingJob from the models: `python -m dlcloud_operator.api.crd`.
 
-May import this package, and PyYAML for its output. It must never say anything about a field that the models and rules do not.
+May import this package, and PyYAML for its output. It must never say of a field what the models and rules do not.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from .trainingjob import TrainingJobSpec
 Schema = dict[str, Any]
 
 _KEPT = (
-    "type", "description", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
-    "x-kubernetes-int-or-string", "x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+    "type", "description", "enum", "pattern", "format",
+    "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "x-kubernetes-int-or-string",
+    "x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
 )  # fmt: skip
 
 _COLUMNS = (
@@ -84,7 +85,7 @@ def _object(schema: Mapping[str, Any], definitions: Mapping[str, Any], defaults:
 
 
 def _default(schema: Mapping[str, Any], node: Schema) -> Any:
-    """What the API server fills in: nothing for empty values, `{}` for an object whose fields have defaults themselves."""
+    """What the API server fills in: nothing for empty values, `{}` for an object whose fields have defaults."""
     default = schema.get("default")
     if "properties" in node:
         return {} if isinstance(default, dict) else None
@@ -108,12 +109,12 @@ def _validation(path: str, below: str, cel: str, message: str) -> Schema:
 def build_crd() -> Schema:
     """The whole CustomResourceDefinition."""
     spec = dict(schema_of(TrainingJobSpec))
-    spec["x-kubernetes-validations"] = [_validation(rule.path, "spec", rule.cel, rule.message) for rule in SPEC_RULES] + [
-        _validation(rule.path, "spec", rule.cel, rule.message) for rule in CHANGE_RULES if not rule.on_object
-    ]
+    spec["x-kubernetes-validations"] = [
+        _validation(rule.path, "spec", rule.cel, rule.message) for rule in SPEC_RULES
+    ] + [_validation(rule.path, "spec", rule.cel, rule.message) for rule in CHANGE_RULES if not rule.on_object]
     root = {
         "type": "object",
-        "description": "A training job: PyTorch over many pods, which goes on from its last checkpoint when any of them is lost.",
+        "description": "A training over many pods, which goes on from its last checkpoint when any of them is lost.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string"},
@@ -123,8 +124,8 @@ def build_crd() -> Schema:
             "status": schema_of(TrainingJobStatus, defaults=False),
         },
         "x-kubernetes-validations": [
-            _validation(rule.path, "", rule.cel, rule.message)
-            for rule in (*OBJECT_RULES, *(rule for rule in CHANGE_RULES if rule.on_object))
+            *(_validation(rule.path, "", rule.cel, rule.message) for rule in OBJECT_RULES),
+            *(_validation(rule.path, "", rule.cel, rule.message) for rule in CHANGE_RULES if rule.on_object),
         ],
     }
     version = {
@@ -132,7 +133,8 @@ def build_crd() -> Schema:
         "served": True,
         "storage": True,
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path, "description": text} | ({"priority": priority} if priority else {})
+            {"name": name, "type": kind, "jsonPath": path, "description": text}
+            | ({"priority": priority} if priority else {})
             for name, kind, path, text, priority in _COLUMNS
         ],
         "subresources": {

@@ -101,10 +101,12 @@ def nearest(word: str, choices: Mapping[str, Any] | tuple[str, ...] | list[str])
 
 
 def check_parameters(workload: str, given: Mapping[str, Any]) -> tuple[Problem, ...]:
-    """What is wrong with the parameters given to a workload: unknown, of another type, out of range, not in the list."""
+    """What is wrong with parameters given to a workload: unknown, of another type, out of range, not in the list."""
     contract = load_contract()
     if workload not in contract:
-        text = f"{workload!r} is not a built-in workload{nearest(workload, contract)}; give one of {', '.join(contract)}"
+        text = (
+            f"{workload!r} is not a built-in workload{nearest(workload, contract)}; give one of {', '.join(contract)}"
+        )
         return (Problem("spec.workload", text),)
     known = contract[workload].parameters
     problems = []
@@ -128,7 +130,7 @@ def check_data(workload: str, uri: str) -> tuple[Problem, ...]:
 
 
 def fill_defaults(workload: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a workload, given or by default; `given` must have passed `check_parameters`. Raises KeyError."""
+    """All parameters of a workload, given or by default; `given` has passed `check_parameters`. Raises KeyError."""
     known = load_contract()[workload].parameters
     filled = {name: parameter.default for name, parameter in known.items()}
     for name, value in given.items():

@@ -1,6 +1,7 @@
 """What `spec.podTemplate` must not hold: nothing in the CRD can look into it.
 
-May import this package only. Only the form that merging needs and the refusals live here; the rest is the API server's to judge.
+May import this package only. The form that merging needs and the refusals live here; the rest is the API server's to
+judge.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Path = tuple[str | int, ...]
 
 
 def check_pod_template(template: Mapping[str, Any], allow_privileged: bool = False) -> tuple[Problem, ...]:
-    """What is wrong with a podTemplate; `allow_privileged` admits host namespaces, hostPath, privilege and capabilities."""
+    """What is wrong with a podTemplate; `allow_privileged` admits host namespaces, hostPath and privilege."""
     problems = list(_form(template))
     if not allow_privileged and isinstance(template.get("spec"), Mapping):
         problems += _refusals(template["spec"])
@@ -54,7 +55,9 @@ def _form(template: Mapping[str, Any]) -> Iterator[Problem]:
             if not isinstance(item, Mapping):
                 yield _problem(("spec", name, index), "is no mapping; give a mapping with a name")
             elif not isinstance(item.get("name"), str) and item.get("$patch") != "replace":
-                yield _problem(("spec", name, index), f"has no name; give one (the job's own container is named {TRAINER})")
+                yield _problem(
+                    ("spec", name, index), f"has no name; give one (the job's own container is named {TRAINER})"
+                )
     for path, container in _containers(spec):
         if container.get("name") == TRAINER and path[1] == "containers":
             for key in ("command", "args"):

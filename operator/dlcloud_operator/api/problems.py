@@ -28,7 +28,7 @@ def path_text(path: Sequence[str | int]) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """`path` as the user wrote it (`spec.workers.count`); `message` says what was given, what is allowed, what to do."""
+    """`path` as the user wrote it (`spec.workers.count`); `message`: what was given, what is allowed, what to do."""
 
     path: str
     message: str
@@ -37,7 +37,7 @@ class Problem:
         return f"{self.path}: {self.message}"
 
 
-class InvalidManifest(Exception):
+class InvalidManifest(Exception):  # noqa: N818 - the manifest is, this is not
     """The manifest has problems; all of them are listed."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:

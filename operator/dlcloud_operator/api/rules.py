@@ -1,6 +1,7 @@
-"""What one field alone cannot say: one table for the API server (CEL) and for this program (predicates), so that both agree.
+"""What one field alone cannot say: one table for the API server (CEL) and for this program (predicates).
 
-May import this package only. A rule is added here and nowhere else; `crd.py` writes its CEL, `validation.py` asks its predicate.
+May import this package only. A rule is added here and nowhere else, so that both give the same answer: `crd.py` writes
+its CEL, `validation.py` asks its predicate.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _RESIZABLE = (Phase.QUEUED, Phase.SUSPENDED)
 
 @dataclass(frozen=True)
 class Rule:
-    """Holds for a spec at any time. `cel` sees the spec as `self`; `reads` are the fields it looks at, in Python's names."""
+    """Holds at any time. `cel` sees the spec as `self`; `reads` are the fields it looks at, by Python's names."""
 
     path: str
     reads: tuple[str, ...]
@@ -39,7 +40,7 @@ class ObjectRule:
 
 @dataclass(frozen=True)
 class ChangeRule:
-    """Holds between the old and the new spec. `cel` sees the specs as `self` and `oldSelf`, or the objects if `on_object`."""
+    """Holds between the old and the new spec. `cel` sees these, or the objects if `on_object`."""
 
     path: str
     cel: str
@@ -121,9 +122,7 @@ _COUNT_CEL = (
 )
 
 CHANGE_RULES = (
-    ChangeRule(
-        "spec.workload", _same_text("workload"), lambda a, b, _: a.workload == b.workload, _NEW_JOB
-    ),
+    ChangeRule("spec.workload", _same_text("workload"), lambda a, b, _: a.workload == b.workload, _NEW_JOB),
     ChangeRule(
         "spec.script",
         "has(self.script) == has(oldSelf.script) && (!has(self.script) || self.script == oldSelf.script)",
@@ -142,8 +141,7 @@ CHANGE_RULES = (
         "spec.checkpoint.uri",
         _same_text("checkpoint", "uri"),
         lambda a, b, _: (a.checkpoint and a.checkpoint.uri) == (b.checkpoint and b.checkpoint.uri),
-        "cannot change once the job exists: its state lies there; create a job of another name with"
-        " resumeFrom",
+        "cannot change once the job exists: its state lies there; create a job of another name with resumeFrom",
     ),
     ChangeRule(
         "spec.resumeFrom",
@@ -180,5 +178,5 @@ def check_spec(spec: TrainingJobSpec) -> tuple[Problem, ...]:
 
 
 def check_change(old: TrainingJobSpec, new: TrainingJobSpec, phase: Phase | None) -> tuple[Problem, ...]:
-    """The rules a change of a job in `phase` (None: not seen by the operator yet) breaks; the API server asks the same."""
+    """The rules a change of a job in `phase` (None: no status yet) breaks; the API server asks the same."""
     return tuple(Problem(rule.path, rule.message) for rule in CHANGE_RULES if not rule.holds(old, new, phase))

@@ -1,6 +1,6 @@
 """Turns pydantic's errors into one sentence each: what was given, what is allowed, what to do.
 
-May import this package and pydantic's types only. What is allowed is read from the structural schema, so that it is said once.
+May import this package and pydantic's types only. What is allowed is read from the structural schema: it is said once.
 """
 
 from __future__ import annotations

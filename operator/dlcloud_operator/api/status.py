@@ -102,7 +102,7 @@ class Progress(StatusModel):
     total_steps: int | None = None
     samples: int | None = None
     loss: float | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default={})
     samples_per_second: float | None = None
     eta: str | None = Field(None, max_length=32)
     reported_at: datetime | None = None
@@ -142,6 +142,7 @@ class Recovery(StatusModel):
     """What the operator must remember across its own restart."""
 
     incarnations: dict[str, int] = Field(default={}, description="Worker index -> newest incarnation that may exist.")
+    joined: dict[str, int] = Field(default={}, description="Worker index -> incarnation that last joined a round.")
     unsettled: list[EndedRound] = Field(default=[], max_length=16)
     counted_at: list[datetime] = Field(
         default=[], max_length=1001, description="Times of the counted failures in the window."
@@ -150,9 +151,13 @@ class Recovery(StatusModel):
     furthest_step: int = 0
     last_round: int = Field(0, description="Highest round number ever used.")
     fruitless_rounds: int = Field(0, description="Rounds in a row that ended without progress, whatever their cause.")
-    not_before: datetime | None = Field(None, description="The next round may not begin before this time.")
-    start_failures: dict[str, int] = Field(default={}, description="Worker index -> deaths in a row before it joined a round.")
-    suspects: dict[str, datetime] = Field(default={}, description="Pod uid -> since when it is silent while others speak.")
+    last_ended_at: datetime | None = Field(None, description="When the last round ended: pauses count from then.")
+    start_failures: dict[str, int] = Field(
+        default={}, description="Worker index -> deaths in a row before it joined a round."
+    )
+    suspects: dict[str, datetime] = Field(
+        default={}, description="Pod uid -> since when it is silent while others speak."
+    )
 
 
 class TrainingJobStatus(StatusModel):
@@ -160,7 +165,11 @@ class TrainingJobStatus(StatusModel):
 
     phase: Phase | None = None
     message: str = Field("", max_length=1024)
-    conditions: list[Condition] = Field(default=[], max_length=16)
+    conditions: list[Condition] = Field(
+        default=[],
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
     workers: WorkerCounts = WorkerCounts()
     restarts: int = 0
     selector: str = Field("", max_length=512)

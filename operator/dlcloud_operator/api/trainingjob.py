@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .base import (
-    API_VERSION,
     DURATION_PATTERN,
     QUANTITY_PATTERN,
     STEP_LIMIT_PATTERN,
@@ -196,14 +195,14 @@ class Metadata(ApiModel):
 
     name: str = Field(pattern=LABEL_NAME_PATTERN, max_length=50)
     namespace: str = Field("default", pattern=LABEL_NAME_PATTERN, max_length=63)
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = Field(default={})
+    annotations: dict[str, str] = Field(default={})
 
 
 class TrainingJob(ApiModel):
     """A manifest as a user writes it."""
 
-    api_version: Literal["dlcloud.dev/v1"] = API_VERSION
+    api_version: Literal["dlcloud.dev/v1"] = "dlcloud.dev/v1"
     kind: Literal["TrainingJob"] = "TrainingJob"
     metadata: Metadata
     spec: TrainingJobSpec

@@ -1,6 +1,7 @@
 """Reads manifests: a TrainingJob, or everything that is wrong with it.
 
-May import this package only. The same answers as the API server gives (schema, rules), and those it cannot give (parameters, podTemplate).
+May import this package only. It gives the answers of the API server (schema, rules), and those that one cannot give
+(parameters, podTemplate).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _MAX_DEPTH = 64
 _KIND = "TrainingJob"
 # What an object read back from a cluster carries besides: not the user's, so neither refused nor kept.
 _SERVER_METADATA = frozenset(
-    "creationTimestamp deletionGracePeriodSeconds deletionTimestamp finalizers generation"
-    " managedFields ownerReferences resourceVersion selfLink uid".split()
+    {"creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generation"}
+    | {"managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid"}
 )
 
 Model = TypeVar("Model", bound=ApiModel)
@@ -40,7 +41,10 @@ def parse_job(manifest: object, *, allow_privileged: bool = False) -> TrainingJo
         raise InvalidManifest(problems)
     fields = ("apiVersion", "kind", "metadata", "spec", "status")
     problems = tuple(
-        Problem(path_text((str(key),)), f"is not a field here{nearest(str(key), fields[:4])}; there are {', '.join(fields[:4])}")
+        Problem(
+            path_text((str(key),)),
+            f"is not a field here{nearest(str(key), fields[:4])}; there are {', '.join(fields[:4])}",
+        )
         for key in manifest
         if key not in fields
     )
@@ -57,7 +61,8 @@ def parse_spec(
 ) -> tuple[TrainingJobSpec | None, tuple[Problem, ...]]:
     """The spec and no problem, or None and all problems.
 
-    `ignore_unknown` drops fields of a CRD newer than this program instead of refusing them: an upgrade must not fail running jobs.
+    `ignore_unknown` drops fields of a CRD newer than this program instead of refusing them: an upgrade must not fail
+    running jobs.
     """
     if not isinstance(spec, Mapping):
         text = "is missing" if spec is None else f"{shown(spec)} is no mapping"
@@ -112,7 +117,9 @@ def _identity(manifest: Mapping[Any, Any]) -> tuple[Problem, ...]:
 
 def _parse_metadata(metadata: object) -> tuple[Metadata | None, tuple[Problem, ...]]:
     if not isinstance(metadata, Mapping):
-        return None, (Problem("metadata", "is missing; give metadata.name" if metadata is None else "is no mapping; give name"),)
+        return None, (
+            Problem("metadata", "is missing; give metadata.name" if metadata is None else "is no mapping; give name"),
+        )
     own = {key: value for key, value in metadata.items() if key not in _SERVER_METADATA}
     schema = schema_of(Metadata)
     given, problems = _clean(own, schema, ("metadata",), False)
@@ -149,7 +156,9 @@ def _clean(
             return None
         return value
 
-    def cleaned_mapping(value: Mapping[Any, Any], node: Mapping[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    def cleaned_mapping(
+        value: Mapping[Any, Any], node: Mapping[str, Any], path: tuple[str | int, ...]
+    ) -> dict[str, Any]:
         fields, result = node.get("properties"), {}
         for key, item in value.items():
             if not isinstance(key, str) or _not_json(key):

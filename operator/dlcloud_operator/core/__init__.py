@@ -1,1 +1,45 @@
 """Pure decisions: plan, rounds, verdict, status. No clock, no I/O, no kopf, no kubernetes. May import api only."""
+
+from .model import (
+    Action,
+    AgentWarning,
+    CreatePod,
+    DeleteJob,
+    DeletePod,
+    Emit,
+    JobKey,
+    JobView,
+    PodExit,
+    PodPhase,
+    PodView,
+    RankResult,
+    RankState,
+    RankView,
+    Report,
+    Reports,
+    Wake,
+    WriteStatus,
+)
+from .plan import plan
+
+__all__ = [
+    "Action",
+    "AgentWarning",
+    "CreatePod",
+    "DeleteJob",
+    "DeletePod",
+    "Emit",
+    "JobKey",
+    "JobView",
+    "PodExit",
+    "PodPhase",
+    "PodView",
+    "RankResult",
+    "RankState",
+    "RankView",
+    "Report",
+    "Reports",
+    "Wake",
+    "WriteStatus",
+    "plan",
+]

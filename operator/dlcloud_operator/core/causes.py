@@ -1,6 +1,6 @@
 """What can end a round, which of several facts is the cause, and what each costs.
 
-May import api only. The order is total, so the gravest of a set of facts does not depend on the order in which they came in.
+May import api only. The order is total: the gravest of some facts does not depend on the order in which they came in.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from datetime import datetime
 
 from dlcloud_operator.api import Failure, Outcome
 
-# Gravest first; within a tier the earliest fact decides. Bad input first: no loss of a pod explains it, and no restart mends it.
-# A lost pod explains all that its peers and the store say afterwards. What dlcloud itself got wrong (a busy port, a hung fork)
-# stands above signals and errors, because a script's other ranks abort or exit with 1 then. An error and a stall share a tier:
-# the earlier one is the cause and the other its consequence.
+# Gravest first; within a tier the earliest fact decides. Bad input stands first: no loss of a pod explains it and no
+# restart helps. A lost pod explains all that its peers and the store say afterwards. What dlcloud itself got wrong (a
+# busy port, a hung fork) stands above signals and errors, because a script's other ranks abort or exit with 1 then. An
+# error and a stall share a tier: the earlier one is the cause and the other its consequence.
 _TIERS = (
     (Outcome.INVALID_INPUT,),
     (Outcome.POD_LOST, Outcome.PREEMPTED, Outcome.DRAINED),

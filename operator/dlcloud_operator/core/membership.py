@@ -45,7 +45,7 @@ REPLACED = frozenset({State.DEAD, State.LEAVING, State.LOST, State.NEVER_CAME})
 
 @dataclass(frozen=True)
 class Worker:
-    """One index of the job. `incarnation` is the newest that may exist, 0 before the first."""
+    """One index of the job. `incarnation`: the newest that may exist, 0 before the first. `was_member`: of a round."""
 
     index: int
     incarnation: int
@@ -63,24 +63,16 @@ class Worker:
         return self.state in (State.READY, State.DONE) or (self.state is State.UNHEARD and self.was_member)
 
 
-def look(facts: Facts) -> tuple[Worker, ...]:
-    """All workers of the job, by index."""
-    status = facts.job.status
-    known = members_of(
-        [*([status.round] if status.round else []), *(ended.round for ended in status.recovery.unsettled)]
-    )
+def look(facts: Facts, status: TrainingJobStatus) -> tuple[Worker, ...]:
+    """All workers of the job, by index, as `status` knows them."""
+    current = [status.round] if status.round else []
     pods: dict[int, PodView] = {}
     for pod in facts.pods:
         if pod.index not in pods or pod.incarnation > pods[pod.index].incarnation:
             pods[pod.index] = pod
-    done = frozenset(
-        member.index
-        for member in (status.round.members if status.round else ())
-        if member_is_done(facts, status.round, member)  # type: ignore[arg-type]
-    )
-    return tuple(
-        _worker(facts, status, index, pods.get(index), known, index in done) for index in range(facts.spec.workers.count)
-    )
+    done = {member.index for one in current for member in one.members if member_is_done(facts, one, member)}
+    count = facts.spec.workers.count
+    return tuple(_worker(facts, status, index, pods.get(index), index in done) for index in range(count))
 
 
 def lost_by_silence(workers: Sequence[Worker]) -> Mapping[str, str]:
@@ -118,7 +110,9 @@ def replace_pods(facts: Facts, workers: Sequence[Worker], draft: Draft) -> None:
     incarnations = dict(draft.status.recovery.incarnations)
     for worker in workers:
         incarnation = worker.incarnation
-        if worker.state in REPLACED or (worker.state is State.MISSING and incarnation == 0):
+        # A name is used again only when it is not known that its pod existed: a create that was lost is repeated.
+        gone = worker.state is State.MISSING and (incarnation == 0 or worker.was_member)
+        if worker.state in REPLACED or gone:
             incarnation += 1
         if incarnation > 0:
             incarnations[str(worker.index)] = incarnation
@@ -147,13 +141,11 @@ def remove_stale_pods(facts: Facts, draft: Draft) -> None:
             draft.delete(pod)
 
 
-def _worker(
-    facts: Facts, status: TrainingJobStatus, index: int, newest: PodView | None, known: frozenset[str], done: bool
-) -> Worker:
+def _worker(facts: Facts, status: TrainingJobStatus, index: int, newest: PodView | None, done: bool) -> Worker:
     recovery = status.recovery
     noted = max(recovery.incarnations.get(str(index), 0), newest.incarnation if newest else 0)
     pod = newest if newest is not None and newest.incarnation == noted else None
-    was_member = pod is not None and pod.uid in known
+    was_member = noted > 0 and recovery.joined.get(str(index)) == noted
     report = facts.report(pod.uid) if pod is not None else None
 
     def worker(state: State, why: str = "", again_at: datetime | None = None, since: datetime | None = None) -> Worker:
@@ -204,5 +196,3 @@ def _last_words(pod: PodView) -> str:
     words = end.message.strip().splitlines()[-1:]
     code = f"exit code {end.exit_code}" if end.exit_code is not None else (end.reason or "the pod failed")
     return ": ".join([code, *words])[:300]
-
-

@@ -28,7 +28,7 @@ class Testimony:
 
 
 def testify(facts: Facts, of: RoundStatus, member: Member, lost: Mapping[str, str]) -> Testimony:
-    """What reports, the pod's end and its absence say about a member. `lost`: uids given up for their silence, and why."""
+    """What reports, the pod's end and its absence say of a member. `lost`: uids given up for their silence, and why."""
     if member_is_done(facts, of, member):
         return Testimony((), True)
     results = _results(facts, of, member)
@@ -144,9 +144,7 @@ def _cause(of: RoundStatus, member: Member, result: RankResult, departure: Failu
     reason = result.outcome
     if reason is Outcome.DRAINED and departure is not None and departure.reason in causes.LOSS:
         reason = departure.reason
-    return causes.make(
-        reason, result.ended_at, of.number, result.message, member.index, result.rank, result.exit_code
-    )
+    return causes.make(reason, result.ended_at, of.number, result.message, member.index, result.rank, result.exit_code)
 
 
 def _pod_words(pod: PodView, what: str) -> str:

@@ -44,7 +44,7 @@ class Cluster(Protocol):
         ...
 
     async def write_status(self, job: JobView, status: TrainingJobStatus) -> JobView:
-        """Replace the status; the answer is the job as read back. Raises Conflict when `job.resource_version` is old."""
+        """Replace the status and return the job as read back. Raises Conflict for an old `job.resource_version`."""
         ...
 
     async def delete_job(self, job: JobView) -> None:

@@ -1,6 +1,6 @@
 """The running engine: changes go on the queue, the queue drives the reconciler, once a minute all is looked at again.
 
-May import core, api and the engine's own modules. It owns neither the cluster nor the rendezvous: others start and stop them.
+May import core, api and the engine's own modules. It owns neither cluster nor rendezvous: others start and stop them.
 """
 
 from __future__ import annotations

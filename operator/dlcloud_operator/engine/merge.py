@@ -1,7 +1,8 @@
 """Kubernetes' strategic merge patch, for what lies under a PodTemplateSpec.
 
-May import the standard library only. The merge keys come from `merge_keys.json`, which `merge_keys_generate` writes from the API's
-OpenAPI document; nothing about a field is written here. https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md
+May import the standard library only. The merge keys come from `merge_keys.json`, written by `merge_keys_generate` from
+the API's OpenAPI document; nothing about a field is written here. Rules:
+https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def load_merge_keys() -> Mapping[str, Fields]:
 def merge(base: Mapping[str, Any], patch: Patch, kind: str = ROOT) -> dict[str, Any]:
     """`base` with `patch` merged over it strategically; both stay as they are. `kind` is the type of both.
 
-    An item of a list whose strategy is retainKeys (volumes) keeps only the fields the patch names, as `kubectl apply` would ask
-    for: a volume changes its source by naming another. Raises MergeError.
+    An item of a list whose strategy is retainKeys (volumes) keeps only the fields the patch names, as `kubectl apply`
+    asks for: a volume changes its source by naming another. Raises MergeError.
     """
     merged = _map(base, patch, kind, ())
     return {} if merged is None else merged
@@ -56,7 +57,8 @@ def _map(base: Mapping[str, Any], patch: Patch, kind: str, path: tuple[str | int
     if directive == "delete":
         return None
     if directive == "replace":
-        return _plain({key: value for key, value in patch.items() if key != _PATCH})
+        plain: dict[str, Any] = _plain(patch)
+        return plain
     if directive != "merge":
         raise MergeError((*path, _PATCH), f"{directive!r} is no directive; give delete, replace or merge")
     result = _retained(base, patch, path)
@@ -93,9 +95,7 @@ def _value(old: Any, new: Any, field: Mapping[str, Any], path: tuple[str | int, 
     return new
 
 
-def _list_of_maps(
-    old: list[Any], new: list[Any], field: Mapping[str, Any], path: tuple[str | int, ...]
-) -> list[Any]:
+def _list_of_maps(old: list[Any], new: list[Any], field: Mapping[str, Any], path: tuple[str | int, ...]) -> list[Any]:
     """Items with the same key are merged in their place, others follow in the patch's order."""
     key, kind = field["mergeKey"], field.get("type", "")
     patches, replace = [], False
@@ -105,14 +105,18 @@ def _list_of_maps(
         if patch.get(_PATCH) == "replace":
             replace = True  # the list as a whole, by the other items
             if set(patch) != {_PATCH}:
-                raise MergeError((*path, index), "$patch: replace stands alone in its item; give the new items beside it")
+                raise MergeError(
+                    (*path, index), "$patch: replace stands alone in its item; give the new items beside it"
+                )
         elif patch.get(key) is None:
             raise MergeError((*path, index), f"has no {key}, by which items of this list are told apart; give one")
         else:
             patches.append((index, patch))
     result = [] if replace else list(old)
     for index, patch in patches:
-        place = next((n for n, item in enumerate(result) if isinstance(item, Mapping) and item.get(key) == patch[key]), None)
+        place = next(
+            (n for n, item in enumerate(result) if isinstance(item, Mapping) and item.get(key) == patch[key]), None
+        )
         base = {} if place is None else result[place]
         if field.get("retainKeys") and _RETAIN not in patch:
             patch = {**patch, _RETAIN: [name for name in patch if name != _PATCH]}

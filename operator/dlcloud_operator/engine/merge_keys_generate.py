@@ -1,4 +1,4 @@
-"""Writes `merge_keys.json` from Kubernetes' OpenAPI v2 document. `python -m dlcloud_operator.engine.merge_keys_generate SWAGGER.json`
+"""Writes `merge_keys.json`: `python -m dlcloud_operator.engine.merge_keys_generate SWAGGER.json --release vX.Y.Z`.
 
 May import the standard library only. The document is api/openapi-spec/swagger.json of the Kubernetes repository.
 """
@@ -18,7 +18,7 @@ _ROOT = f"io.k8s.api.core.v1.{ROOT}"
 
 
 def build_merge_keys(swagger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Type -> field -> what merging must know, for all that PodTemplateSpec reaches. Raises KeyError if it is not in there."""
+    """Type -> field -> what merging must know, for all that PodTemplateSpec reaches. Raises KeyError without it."""
     definitions = swagger["definitions"]
     types: dict[str, dict[str, Any]] = {}
     left, seen = [_ROOT], {_ROOT}
@@ -48,9 +48,7 @@ def _useful(types: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         if more == useful:
             break
         useful = more
-    return {
-        name: {field: entry for field, entry in types[name].items() if matters(entry)} for name in sorted(useful)
-    }
+    return {name: {field: entry for field, entry in types[name].items() if matters(entry)} for name in sorted(useful)}
 
 
 def _short(name: str) -> str:

@@ -20,7 +20,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses after consecutive errors: `first_s` doubled each time up to `max_s`, less a random part of up to `jitter`."""
+    """Pauses after consecutive errors: `first_s` doubled each time up to `max_s`, less up to `jitter` of itself."""
 
     first_s: float = 0.1
     max_s: float = 30.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -41,7 +41,6 @@ _REFUSED_FIRST = timedelta(seconds=1)
 _REFUSED_MAX = timedelta(seconds=60)
 # A wake that is already due would make the queue spin.
 _SHORTEST_WAKE = timedelta(milliseconds=20)
-_MAX_TOLD = 256
 
 
 Planner = Callable[[JobView, Sequence[PodView], Reports, datetime], Sequence[Action]]
@@ -81,7 +80,6 @@ class _Memory:
     written_at: datetime | None = None
     conflicts: int = 0
     refusal: _Refusal | None = None
-    told: dict[tuple[str, str, str], None] = field(default_factory=dict)  # warnings already passed on, oldest first
 
 
 class Reconciler:
@@ -133,7 +131,6 @@ class Reconciler:
             again = timedelta() if memory.conflicts == 1 else _CONFLICT_FIRST * 2 ** min(memory.conflicts, 10)
             return self._now() + min(again, _CONFLICT_MAX)
         memory.conflicts = 0
-        await self._pass_on_warnings(job, memory, reports)
         return None if wake is None else max(wake, self._now() + _SHORTEST_WAKE)
 
     def knows(self, key: JobKey) -> bool:
@@ -142,6 +139,7 @@ class Reconciler:
 
     async def _apply(self, job: JobView, memory: _Memory, actions: list[Action]) -> datetime | None:
         wakes: list[datetime] = []
+        held = False
         position = 0
         while position < len(actions):
             action = actions[position]
@@ -149,7 +147,9 @@ class Reconciler:
             match action:
                 case WriteStatus():
                     job, held_until = await self._write(job, memory, action)
-                    wakes += [held_until] if held_until else []
+                    if held_until is not None:
+                        held = True  # the events belong to the write: told now, they would be told again with it
+                        wakes.append(held_until)
                 case CreatePod():
                     creates = [action]
                     while position < len(actions) and isinstance(following := actions[position], CreatePod):
@@ -162,7 +162,7 @@ class Reconciler:
                 case DeleteJob():
                     if action.uid == job.uid:
                         await self._cluster.delete_job(job)
-                case Emit():
+                case Emit() if not held:
                     await self._cluster.emit(job, action)
                 case Wake():
                     wakes.append(action.at)
@@ -222,18 +222,6 @@ class Reconciler:
         # Written at once, so that the reason does not wait for the next pass.
         job, _ = await self._write(job, memory, WriteStatus(_as_planned(job, refusal).status))
         return job, refusal.retry_at
-
-    async def _pass_on_warnings(self, job: JobView, memory: _Memory, reports: Reports) -> None:
-        """Each warning of an agent becomes one event, however often it is reported."""
-        for uid, report in reports.by_uid.items():
-            for warning in report.warnings:
-                words = (uid, warning.reason, warning.message)
-                if words in memory.told:
-                    continue
-                memory.told[words] = None
-                if len(memory.told) > _MAX_TOLD:
-                    memory.told.pop(next(iter(memory.told)))
-                await self._cluster.emit(job, Emit(warning.reason, warning.message, warning=True))
 
 
 def _as_planned(job: JobView, refusal: _Refusal | None) -> JobView:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from dlcloud.curve import Curve, smooth, terminal_lines, write_png
 
 FALLING = [(step, 2.5 * math.exp(-step / 60) + 0.05) for step in range(1, 300)]

@@ -9,32 +9,45 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from dlcloud.home import home, make_run_folder
 from dlcloud.logs import LogFollower
 from dlcloud.objects import StoreError, open_reader
 from dlcloud.output import Output
 from dlcloud.overrides import apply_overrides
 from dlcloud.store import given_access, store_need, with_store
-from dlcloud.view.words import duration, eta_s, last_line, metric_name, metric_value, size
+from dlcloud.view.words import duration, eta_s, metric_name, metric_value, size
 from dlcloud_operator.api import InvalidManifest, Progress, TrainingJob
 
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
 
 def job(**spec: object) -> TrainingJob:
-    document = {"metadata": {"name": "digits"}, "spec": {"workload": "cnn", "data": {"uri": "builtin://digits"}, **spec}}
+    document = {
+        "metadata": {"name": "digits"},
+        "spec": {"workload": "cnn", "data": {"uri": "builtin://digits"}, **spec},
+    }
     return TrainingJob.model_validate(document)
 
 
 @pytest.mark.parametrize(
     ("span", "text"),
-    [(0.84, "0.8s"), (9.97, "10s"), (59.7, "1m00s"), (187, "3m07s"), (7500, "2h05m"), (timedelta(days=3, hours=4), "3d4h")],
+    [
+        (0.84, "0.8s"),
+        (9.97, "10s"),
+        (59.7, "1m00s"),
+        (187, "3m07s"),
+        (7500, "2h05m"),
+        (timedelta(days=3, hours=4), "3d4h"),
+    ],
 )
 def test_durations_are_short(span: float | timedelta, text: str) -> None:
     assert duration(span) == text
 
 
-@pytest.mark.parametrize(("num_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (5 * 2**20, "5.0 MiB"), (2**50, "1024.0 TiB")])
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (5 * 2**20, "5.0 MiB"), (2**50, "1024 TiB")]
+)
 def test_sizes_have_a_unit(num_bytes: int, text: str) -> None:
     assert size(num_bytes) == text
 
@@ -49,10 +62,6 @@ def test_without_a_rate_there_is_no_eta() -> None:
 
 def test_metrics_read_as_words() -> None:
     assert (metric_name("validationLoss"), metric_value("testAccuracy", 0.9812)) == ("validation loss", "98.1%")
-
-
-def test_the_last_line_of_a_traceback_is_the_error() -> None:
-    assert last_line("Traceback (most recent call last):\n  File x\nValueError: no\n\n") == "ValueError: no"
 
 
 def test_settings_change_the_spec_as_yaml() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from dlcloud.view.plain import PlainLines
 from dlcloud.view.screen import render
 from dlcloud.view.snapshot import EventLine, Snapshot, Tracker
@@ -32,13 +33,21 @@ def job(phase: Phase = Phase.RUNNING, round_number: int = 1, restarts: int = 0, 
         members=[Member(index=i, pod=f"digits-{i}-0", uid=f"u{i}", ranks=[i]) for i in range(2)],
     )  # fmt: skip
     status = TrainingJobStatus(
-        phase=phase, message=message, restarts=restarts, round=current, workers=WorkerCounts(desired=2, ready=2, text="2/2")
+        phase=phase,
+        message=message,
+        restarts=restarts,
+        round=current,
+        workers=WorkerCounts(desired=2, ready=2, text="2/2"),
     )
     return JobView(JobKey("default", "digits"), "uid", "1", 1, T0, status, None)
 
 
-def report(index: int, seconds: float, step: int, *, round_number: int = 1, epoch: int = 0, loss: float = 1.0) -> Report:
-    progress = Progress(epoch=epoch, epochs=10, step=step, total_steps=230, samples=step * 64, loss=loss, samples_per_second=640)
+def report(
+    index: int, seconds: float, step: int, *, round_number: int = 1, epoch: int = 0, loss: float = 1.0
+) -> Report:
+    progress = Progress(
+        epoch=epoch, epochs=10, step=step, total_steps=230, samples=step * 64, loss=loss, samples_per_second=640
+    )
     return Report(
         pod_uid=f"u{index}", received_at=at(seconds), round=round_number, address="127.0.0.1", port=1,
         ranks=(RankView(index, RankState.RUNNING, 0.0, step, 0.1),), progress=progress if index == 0 else None,
@@ -122,7 +131,14 @@ def test_checkpoints_are_told_once_with_their_size() -> None:
     track, plain = tracker(), PlainLines(show_log=False)
     said(plain, track.snapshot(at(0)))
     track.report(
-        Report("u0", at(1), 1, "", 1, checkpoint=CheckpointStatus(step=40, uri="s3://b/m", committed_at=T0, size_bytes=2**21))
+        Report(
+            "u0",
+            at(1),
+            1,
+            "",
+            1,
+            checkpoint=CheckpointStatus(step=40, uri="s3://b/m", committed_at=T0, size_bytes=2**21),
+        )
     )
     assert said(plain, track.snapshot(at(1)), track.snapshot(at(2))) == ["checkpoint at step 40 (2.0 MiB)"]
 
@@ -154,7 +170,18 @@ def test_the_screen_fits_the_terminal(width: int, height: int) -> None:
 
 def test_the_screen_shows_ranks_bar_checkpoint_events_and_output_at_80_by_24() -> None:
     screen = render(busy_snapshot(), 80, 24).plain
-    for part in ("digits", "Running", "restarts 1", "epoch 2/10", "eta", "rank 0", "rank 1", "steps/s", "event 29", "line 49"):
+    for part in (
+        "digits",
+        "Running",
+        "restarts 1",
+        "epoch 2/10",
+        "eta",
+        "rank 0",
+        "rank 1",
+        "steps/s",
+        "event 29",
+        "line 49",
+    ):
         assert part in screen, part
 
 
@@ -170,3 +197,13 @@ def test_stopping_is_said_even_on_a_tiny_terminal() -> None:
 
 def test_before_the_job_is_known_the_screen_says_starting() -> None:
     assert "Starting" in render(Tracker("digits", T0).snapshot(at(1)), 80, 24).plain
+
+
+def test_a_message_that_changes_at_once_gets_no_line() -> None:
+    track, plain = tracker(), PlainLines(show_log=False)
+    said(plain, track.snapshot(at(0)))
+    track.job(job(message="waiting for 2 of 2 workers"))
+    lines = said(plain, track.snapshot(at(0.1)))
+    track.job(job(message="waiting for 1 of 2 workers"))
+    lines += said(plain, *(track.snapshot(at(0.2 + i / 5)) for i in range(10)))
+    assert lines == ["Running, round 1 with 2 ranks: waiting for 1 of 2 workers"]

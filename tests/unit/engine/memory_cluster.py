@@ -1,10 +1,11 @@
-"""A Cluster that keeps its objects in memory: storage with optimistic concurrency, quota and deletion, and no logic of dlcloud.
+"""A Cluster that keeps its objects in memory: optimistic concurrency, refusals, deletion, and no logic of dlcloud.
 
 Pods do not run: tests say what becomes of them (`set_pod`, `lose_pod`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,13 @@ def job_view(key: JobKey = KEY, uid: str = "job-uid", spec: TrainingJobSpec | No
         "status": TrainingJobStatus(), "spec": spec,
     }  # fmt: skip
     return JobView(**{**defaults, **fields})
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    """Wait for something that no event announces. Raises TimeoutError."""
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 class NameRenderer:

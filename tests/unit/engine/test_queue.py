@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -13,13 +14,9 @@ from hypothesis import strategies as st
 
 from dlcloud_operator.engine.queue import Backoff, KeyedQueue
 
+from .memory_cluster import until
+
 NO_PAUSE = Backoff(first_s=0.0, max_s=0.0)
-
-
-async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def running(queue: KeyedQueue[str], test: Callable[[], Awaitable[None]]) -> None:
@@ -171,7 +168,7 @@ def test_a_failing_key_is_tried_again_until_it_succeeds_and_a_success_resets_the
 
         queue = KeyedQueue(handle, backoff=Backoff(first_s=0.03, max_s=1.0, jitter=0.0))
         await running(queue, act)
-        pauses = [after - before for before, after in zip(at, at[1:], strict=False)]
+        pauses = [after - before for before, after in itertools.pairwise(at)]
         assert pauses[0] >= 0.029
         assert pauses[1] >= 0.059
         assert pauses[2] >= 0.119

@@ -5,16 +5,16 @@ May import sys alone before the version is checked, and is written so that any P
 
 import sys
 
+TOO_OLD = "dlcloud agent: this image's python3 is {0}.{1}; it must be 3.9 or newer: use an image with a newer python3\n"
 
-def run():  # type: ignore[no-untyped-def]
+
+def run():
+    # type: () -> None
     """Check the interpreter, then hand over to the agent; never returns."""
-    if sys.version_info < (3, 9):
-        sys.stderr.write(
-            "dlcloud agent: this image's python3 is %d.%d; it must be 3.9 or newer: use an image with a newer python3\n"
-            % sys.version_info[:2]
-        )
+    if sys.version_info < (3, 9):  # noqa: UP036
+        sys.stderr.write(TOO_OLD.format(*sys.version_info))
         sys.exit(64)
-    from dlcloud_trainer.agent.app import main
+    from dlcloud_trainer.agent.start import main
 
     main()
 

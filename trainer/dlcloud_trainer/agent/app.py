@@ -1,18 +1,15 @@
 """The agent's main thread: one queue of happenings in, the state machine's effects out.
 
-May import the standard library only. It decides nothing about ranks (see `state`), and never writes to the pod's log itself: a slow
-reader of the log must not hold up a recovery.
+May import the standard library only. It decides nothing about ranks (see `state`), and never writes to the pod's log
+itself: a slow reader of the log must not hold up a recovery.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import socket
-import sys
 import time
-import traceback
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +25,11 @@ from .happenings import (
     ZygoteReady,
     ZygoteSaid,
 )
-from .links import Link, Poller, Reporter
+from .links import Poller
 from .oom import find_counter, read_counter
 from .output import LogFile
+from .ports import free_port
 from .pump import Pump
-from .settings import Settings, SettingsError, read_settings
 from .state import AgentState
 from .supervisor import Supervisor
 from .values import (
@@ -51,54 +48,33 @@ from .values import (
 from .wire import termination_message
 
 if TYPE_CHECKING:
+    from .ledger import Ledger
+    from .links import Link, Reporter
+    from .settings import Settings
     from .values import Effect
 
 URGENT_S = 0.05  # reports are at least this far apart
 SOON_S = 1.0  # a step or progress alone is reported this often
 REPORT_S = 5.0
 FLUSH_S = 2.0
-EXIT_USAGE = 64
-EXIT_BROKEN = 70
-
-
-def main() -> None:
-    """Run the agent in this process; never returns."""
-    try:
-        app = App(read_settings(os.environ))
-    except SettingsError as error:
-        sys.stderr.write(f"dlcloud agent: {error}\n")
-        sys.exit(EXIT_USAGE)
-    try:
-        code = app.run()
-    except BaseException:
-        traceback.print_exc()
-        app.supervisor.kill_all(1.0)
-        code = EXIT_BROKEN
-    os._exit(code)  # the daemon threads sit in system calls: an orderly end of the interpreter could wait for them
 
 
 class App:
     """The wiring of one agent."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, link: Link, reporter: Reporter) -> None:
         self.settings = settings
         self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self.state = AgentState(
-            workload=bool(settings.workload),
-            drain_s=settings.drain_s,
-            fork_limit_s=settings.fork_limit_s,
-            address=settings.address,
-        )
+        self.state = AgentState(ledger, drain_s=settings.drain_s, fork_limit_s=settings.fork_limit_s)
         self.log = LogFile(1)
         self.output, self.events = Pump("output"), Pump("events")
         self.supervisor = Supervisor(self.inbox.put, self.output, self.events, self.log.write)
-        self.link = Link(self.say)
-        self.poller = Poller(settings, self.link, self.inbox.put)
-        self.reporter = Reporter(settings, self.link)
-        self.reported_at = 0.0
-        self.report_due = 0.0
+        self.link, self.reporter = link, reporter
+        self.poller = Poller(settings, link, self.inbox.put)
+        self.reported_at = time.monotonic()
+        self.report_due = self.reported_at + REPORT_S
         self.exit_code: int | None = None
-        self.counter = None
+        self.counter: Path | None = None
 
     def say(self, text: str) -> None:
         """A line of the agent's own in the pod's log; never blocks."""
@@ -110,11 +86,9 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: self.inbox.put(Told(number)))
         signal.signal(signal.SIGCHLD, lambda number, frame: self.inbox.put(ChildrenChanged()))
-        self.state.ledger.port = free_port(0)
-        self.reporter.start()
-        self.send_report()
         self.poller.start()
         self.output.start()
+        self.link.listen(self.say)
         self.events.start()
         self.supervisor.start_zygote()
         self.counter = find_counter()
@@ -211,19 +185,8 @@ class App:
         if self.settings.termination_log:
             message = termination_message(self.state.ledger.results, time.time())
             try:
-                with open(self.settings.termination_log, "wb") as file:  # in place: a cluster mounts this one file
-                    file.write(message)
+                Path(self.settings.termination_log).write_bytes(message)  # in place: a cluster mounts this one file
             except OSError as error:
                 self.say(f"cannot write {self.settings.termination_log}: {error.strerror}")
         self.reporter.flush(FLUSH_S)
         self.output.stop(FLUSH_S)
-
-
-def free_port(avoid: int) -> int:
-    """A TCP port nobody listens on now, other than `avoid`."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind(("", 0))
-            port = int(probe.getsockname()[1])
-        if port != avoid:
-            return port

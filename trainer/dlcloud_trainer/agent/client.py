@@ -1,6 +1,6 @@
 """One kept-alive HTTP connection to the rendezvous server.
 
-May import the standard library only. Reads the token anew for every request. Holds no decision about when to ask again: see `links`.
+May import the standard library only. Reads the token anew for every request. When to ask again is decided in `links`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def rank_environment(assignment: Assignment, rank: int, local_rank: int) -> dict
         "WORLD_SIZE": str(assignment.world_size),
         "LOCAL_RANK": str(local_rank),
         "LOCAL_WORLD_SIZE": str(len(assignment.ranks)),
-        "GROUP_RANK": str(assignment.index),
+        "GROUP_RANK": str(assignment.worker),
         "GROUP_WORLD_SIZE": str(assignment.workers),
         "ROLE_RANK": str(rank),
         "ROLE_WORLD_SIZE": str(assignment.world_size),

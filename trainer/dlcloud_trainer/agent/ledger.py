@@ -1,4 +1,4 @@
-"""What the agent knows about its ranks and tells the operator: processes, results, and what the ranks said of themselves.
+"""What the agent knows about its ranks and tells the operator: processes, results, what the ranks said of themselves.
 
 May import the standard library only. No I/O and no decisions: those are `state`'s.
 """
@@ -38,8 +38,8 @@ class Rank:
 class Ledger:
     """The current round's ranks and the last rounds' results."""
 
-    def __init__(self, *, workload: bool, address: str) -> None:
-        self.workload, self.address, self.port = workload, address, 0
+    def __init__(self, *, workload: bool, address: str, port: int) -> None:
+        self.workload, self.address, self.port = workload, address, port
         self.assignment: Assignment | None = None
         self.ranks: dict[int, Rank] = {}  # of this round, once begun
         self.results: list[Result] = []
@@ -56,7 +56,7 @@ class Ledger:
     def succeeded(self) -> bool:
         """Every rank of the current round ended with success."""
         own = [result.outcome for result in self.results if result.round == self.round]
-        return bool(own) and len(own) == len(self.assignment.ranks if self.assignment else ()) and set(own) == {SUCCEEDED}
+        return self.assignment is not None and own == [SUCCEEDED] * len(self.assignment.ranks)
 
     def open_round(self, assignment: Assignment) -> None:
         """A newer round is the current one; what belongs to rounds long gone is forgotten."""

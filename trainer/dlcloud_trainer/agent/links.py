@@ -1,6 +1,7 @@
 """The two threads that talk with the operator: the poller asks for instructions, the reporter sends the newest report.
 
-May import the standard library only. They decide nothing about ranks: instructions go to the agent's queue, reports come from its main thread.
+May import the standard library only. They decide nothing about ranks: instructions go to the agent's queue, reports
+come from its main thread.
 """
 
 from __future__ import annotations
@@ -39,11 +40,19 @@ def pause_s(failures: int) -> float:
 class Link:
     """What both threads share: when the operator was last heard, and each trouble told once until it is over."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.heard_at = time.monotonic()
-        self._say = say
+        self._unsaid: list[str] = []
+        self._say: Callable[[str], None] = self._unsaid.append
         self._told: dict[str, set[str]] = {}  # by thread
         self._lock = threading.Lock()
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        """From now on troubles go to `say`, and those so far at once."""
+        with self._lock:
+            self._say = say
+        for text in self._unsaid:
+            say(text)
 
     def heard(self, who: str) -> None:
         """The operator answered `who` as it should."""
@@ -161,4 +170,5 @@ class Reporter(threading.Thread):
 def describe(status: int, body: bytes) -> str:
     """An unwelcome answer in a few words."""
     text = body[:200].decode("utf-8", "replace").strip().replace("\n", " ")
-    return f"the operator answers {status}" + (f", {_HINTS[status]}" if status in _HINTS else "") + (f" ({text})" if text else "")
+    hint = f", {_HINTS[status]}" if status in _HINTS else ""
+    return f"the operator answers {status}{hint}" + (f" ({text})" if text else "")

@@ -43,6 +43,7 @@ SEVERITY = (
 )  # fmt: skip
 
 MESSAGE_BYTES = 1024
+_KERNEL = "killed by the kernel: the pod's memory limit was reached"
 _TRACEBACK = "Traceback (most recent call last):"
 _LINES_AFTER_EXCEPTION = 6
 
@@ -74,7 +75,7 @@ def judge(end: Ending) -> tuple[str, str]:
         return STOPPED, "ended after SIGTERM to the pod"
     if end.code < 0:
         if end.code == -signal.SIGKILL and end.oom_kills > 0:
-            return OUT_OF_MEMORY, "killed by the kernel: the pod's memory limit was reached; raise workers.memory or use smaller batches"
+            return OUT_OF_MEMORY, f"{_KERNEL}; raise workers.memory or use smaller batches"
         return SIGNAL, _join(f"ended by {signal_name(-end.code)}", end.tail)
     outcome = ERROR if end.script else BY_EXIT_CODE.get(end.code, ERROR)
     message = end.tail or f"exit code {end.code} without a word"

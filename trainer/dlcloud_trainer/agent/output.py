@@ -1,7 +1,7 @@
 """Sinks for the pumps: output to the pod's log line by line with its writer before it, and rank events as values.
 
-May import the standard library only. Bytes pass through unchanged; whole chunks are prefixed at once, because a line at a time would
-make the agent the bottleneck of a talkative job.
+May import the standard library only. Bytes pass through unchanged; whole chunks are prefixed at once, because a line
+at a time would make the agent the bottleneck of a talkative job.
 """
 
 from __future__ import annotations

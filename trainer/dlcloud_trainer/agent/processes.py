@@ -1,7 +1,7 @@
 """The processes the agent starts itself: the zygote, and ranks in images without our package.
 
-May import the standard library only. Everything is started from the main thread: a process that asked to die with its parent dies
-with the thread that started it.
+May import the standard library only. Everything is started from the main thread: a process that asked to die with its
+parent dies with the thread that started it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ZYGOTE_MODULE = "dlcloud_trainer.zygote"
 
 _NO_MODULE = re.compile(rb"No module named '?dlcloud_trainer(\.zygote)?'?\)?\s*$", re.MULTILINE)
 
-# Run between fork and exec of a cold rank by a fresh interpreter, where calling prctl is safe whatever the agent's threads do.
+# A fresh interpreter runs this and becomes the rank: prctl after a fork of the threaded agent itself would not be safe.
 _SHIM = """\
 import os, sys
 fd, parent, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]

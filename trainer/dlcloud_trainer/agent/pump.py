@@ -1,10 +1,12 @@
 """A thread that reads many pipes and hands what comes to their sinks; one for the ranks' output, one for their events.
 
-May import the standard library only. A sink that blocks (a slow reader of the pod's log) blocks its own pump and nothing else.
+May import the standard library only. A sink that blocks (a slow reader of the pod's log) blocks its own pump, nothing
+else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -53,10 +55,8 @@ class Pump(threading.Thread):
     def call(self, request: Callable[[], None]) -> None:
         """Have the pump's thread run something between two reads."""
         self._requests.append(request)
-        try:
+        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
             os.write(self._wake_w, b"x")
-        except BlockingIOError:
-            pass  # full: it will wake anyway
 
     def add(self, key: Any, fd: int, sink: Sink) -> None:
         """Read `fd`, which now belongs to the pump, into the sink."""

@@ -27,7 +27,7 @@ class Settings(NamedTuple):
     namespace: str
     job: str
     job_uid: str
-    index: int
+    worker: int
     pod: str
     pod_uid: str
     address: str
@@ -49,7 +49,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     def text(name: str) -> str:
         value = env.get(name, "")
         if not value:
-            raise SettingsError(f"the environment variable {name} is not set; the operator sets it in every pod it makes")
+            raise SettingsError(f"the environment variable {name} is not set; the operator sets it in each of its pods")
         return value
 
     def number(name: str, default: str, least: float) -> float:
@@ -72,7 +72,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         namespace=text("DLCLOUD_NAMESPACE"),
         job=text("DLCLOUD_JOB"),
         job_uid=text("DLCLOUD_JOB_UID"),
-        index=int(number("DLCLOUD_INDEX", text("DLCLOUD_INDEX"), 0)),
+        worker=int(number("DLCLOUD_INDEX", text("DLCLOUD_INDEX"), 0)),
         pod=text("DLCLOUD_POD"),
         pod_uid=text("DLCLOUD_POD_UID"),
         address=text("DLCLOUD_POD_IP"),

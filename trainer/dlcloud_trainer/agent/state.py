@@ -1,7 +1,7 @@
 """What the agent decides: a state machine over instructions, rank events and time, answering with effects.
 
-May import the standard library only. No I/O, no clock (`Moment` is passed in), no thread: a test feeds it values. The edge (`app`)
-calls one method per happening, in order, and carries out the effects in order.
+May import the standard library only. No I/O, no clock (`Moment` is passed in), no thread: a test feeds it values. The
+edge (`app`) calls one method per happening, in order, and carries out the effects in order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from .ledger import Ledger, Rank
-from .outcome import ERROR, FORK_HANG, OUT_OF_MEMORY, STOPPED, SUCCEEDED, Ending, judge, describe_code, shorten, signal_name
+from .outcome import (
+    ERROR,
+    FORK_HANG,
+    OUT_OF_MEMORY,
+    STOPPED,
+    SUCCEEDED,
+    Ending,
+    describe_code,
+    judge,
+    shorten,
+    signal_name,
+)
 from .values import Exit, Launch, Moment, OfferPort, RankId, Report, RestartZygote, Say, Signal, StartZygote
 
 if TYPE_CHECKING:
@@ -26,9 +37,9 @@ STARTING, READY, FAILED, ABSENT, DOWN = "starting", "ready", "failed", "absent",
 class AgentState:
     """One agent's state. Every `on_` method and `tick` return the effects to carry out."""
 
-    def __init__(self, *, workload: bool, drain_s: float, fork_limit_s: float, address: str) -> None:
-        self.ledger = Ledger(workload=workload, address=address)
-        self.workload, self.drain_s, self.fork_limit_s = workload, drain_s, fork_limit_s
+    def __init__(self, ledger: Ledger, *, drain_s: float, fork_limit_s: float) -> None:
+        self.ledger, self.workload = ledger, ledger.workload
+        self.drain_s, self.fork_limit_s = drain_s, fork_limit_s
         self.begun = False  # the current round's ranks were asked for
         self.live: dict[RankId, Rank] = {}  # asked for and not reaped, of this round or the one before
         self.zygote = STARTING
@@ -81,8 +92,10 @@ class AgentState:
             text = f"the zygote was ended by {signal_name(-code)}" + (f": {message}" if message else "")
         effects: list[Effect] = []
         for rank in list(self.live.values()):
-            stopped = rank.stop_at is not None or self.draining
-            effects += self._end(rank.id, *((STOPPED, None, "") if stopped else (outcome, code, text)), at)
+            if rank.stop_at is not None or self.draining:
+                effects += self._end(rank.id, STOPPED, None, "", at)
+            else:
+                effects += self._end(rank.id, outcome, code, text, at)
         if self.zygote != READY:
             self.zygote, self.zygote_failure = FAILED, (outcome, code, text)
         elif self.draining or self.finished:
@@ -102,7 +115,6 @@ class AgentState:
         rank = self.live.get(id)
         if rank is None:
             return []
-        unclaimed = at.oom_kills - self.oom_baseline if at.oom_kills is not None and self.oom_baseline is not None else 0
         ending = Ending(
             code=code,
             script=not self.workload,
@@ -110,7 +122,7 @@ class AgentState:
             sent=frozenset(rank.sent),
             stopping=rank.stop_at is not None,
             draining=self.draining,
-            oom_kills=unclaimed,
+            oom_kills=self._unclaimed_ooms(at),
             tail=tail,
         )
         outcome, message = judge(ending)
@@ -200,7 +212,8 @@ class AgentState:
         return [*effects, Say(f"{describe_round(assignment)} (begun {after_ms} ms after the operator's word)")]
 
     def _check_waits(self, at: Moment) -> list[Effect]:
-        silent = [r for r in self.live.values() if not r.forked and r.stop_at is None and at.mono - r.asked_at >= self.fork_limit_s]
+        forking = [r for r in self.live.values() if not r.forked and r.stop_at is None]
+        silent = [r for r in forking if at.mono - r.asked_at >= self.fork_limit_s]
         stuck = [r for r in self.live.values() if r.stop_at is not None and at.mono - r.stop_at >= KILL_LIMIT_S]
         effects: list[Effect] = []
         if silent:
@@ -246,10 +259,15 @@ class AgentState:
 
     def _claim_oom(self, at: Moment) -> bool:
         """Whether the kernel killed a process nobody has accounted for; each is accounted for once."""
-        if at.oom_kills is None or self.oom_baseline is None or at.oom_kills <= self.oom_baseline:
+        if self.oom_baseline is None or not self._unclaimed_ooms(at):
             return False
         self.oom_baseline += 1
         return True
+
+    def _unclaimed_ooms(self, at: Moment) -> int:
+        if at.oom_kills is None or self.oom_baseline is None:
+            return 0
+        return max(0, at.oom_kills - self.oom_baseline)
 
 
 def describe_round(assignment: Assignment) -> str:

@@ -1,7 +1,7 @@
 """The ranks' processes as the agent's main thread sees them: started, signalled, reaped, their pipes read to the end.
 
-May import the standard library only. It decides nothing: it carries out the state machine's effects and puts what happens into the
-agent's queue. All its methods run in the main thread.
+May import the standard library only. It decides nothing: it carries out the state machine's effects and puts what
+happens into the agent's queue. All its methods run in the main thread.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .environment import rank_environment
-from .happenings import LaunchFailed, PipeDrained, RankEnded, RankSaid, ZygoteAbsent, ZygoteEnded, ZygoteReady, ZygoteSaid
-from .output import EventSink, LineSink
+from .happenings import (
+    LaunchFailed,
+    PipeDrained,
+    RankEnded,
+    RankSaid,
+    ZygoteAbsent,
+    ZygoteEnded,
+    ZygoteReady,
+    ZygoteSaid,
+)
 from .outcome import last_words
+from .output import EventSink, LineSink
 from .processes import Zygote, start_cold, zygote_is_absent
 from .values import RankId
 

@@ -1,6 +1,7 @@
 """The values the agent's parts hand to each other: instructions, results, effects.
 
-May import the standard library only. NamedTuples rather than dataclasses: importing dataclasses costs the agent's start several ms.
+May import the standard library only. NamedTuples rather than dataclasses, whose import would lengthen the agent's
+start.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Assignment(NamedTuple):
     ranks: tuple[int, ...]
     world_size: int
     workers: int
-    index: int
+    worker: int
     master_addr: str
     master_port: int
     threads: int

@@ -1,6 +1,7 @@
 """JSON to values and back: instructions, rank events, reports, the termination message.
 
-May import the standard library only. No I/O; nothing here raises on what a rank wrote, only on what the operator sent.
+May import the standard library only. No I/O; nothing here raises on what a rank wrote, only on what the operator
+sent.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def read_instruction(body: bytes) -> Assignment | Finished:
             ranks=tuple(int(rank) for rank in data["ranks"]),
             world_size=int(data["worldSize"]),
             workers=int(data["workers"]),
-            index=int(data["index"]),
+            worker=int(data["index"]),
             master_addr=str(data["masterAddr"]),
             master_port=int(data["masterPort"]),
             threads=max(1, int(data.get("threads", 1))),
@@ -96,7 +97,7 @@ def result_json(result: Result, limit: int = 1024) -> dict[str, Any]:
 
 
 def encode_report(report: dict[str, Any], wall: float) -> bytes:
-    """The report's bytes, stamped now and never above 64 KiB: messages are cut first, then the oldest results dropped."""
+    """The report's bytes, stamped now, never above 64 KiB: messages are cut first, then the oldest results dropped."""
     report = {"sentAt": time_text(wall), **report}
     body = _encode(report)
     for limit in _MESSAGE_STEPS:
@@ -111,7 +112,7 @@ def encode_report(report: dict[str, Any], wall: float) -> bytes:
 
 
 def termination_message(results: Iterable[Result], wall: float) -> bytes:
-    """The pod's last words (at most 4 KiB): the most telling result of the newest round, then as many results as fit."""
+    """The pod's last words (at most 4 KiB): the most telling result of the newest round, then as many as fit."""
     ordered = sorted(results, key=lambda result: (-result.round, SEVERITY.index(result.outcome), result.rank))
     first = ordered[0] if ordered else Result(0, 0, "Stopped", None, wall, "no rank was started")
     for keep in (len(ordered), sum(result.round == first.round for result in ordered), 16, 4, 0):

@@ -1,7 +1,10 @@
-"""What can go wrong with checkpoints, one class and one sentence each. `StoreUnusable` and its subclasses come from the object stores.
+"""What can go wrong with checkpoints, one class and one sentence each. `StoreUnusable` and its subclasses come from
+the object stores.
 
 May import objects.errors only.
 """
+
+# ruff: noqa: N818 - errors are named by what is wrong
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ __all__ = [
     "CredentialsMissing",
     "Damaged",
     "Fenced",
+    "NewerFormat",
     "NothingSound",
     "NothingToResume",
     "StateMismatch",
@@ -60,6 +64,10 @@ class StateMismatch(CheckpointError):
 
 class UploadFailed(CheckpointError):
     """A checkpoint could not be uploaded or committed in time."""
+
+
+class NewerFormat(StoreUnusable):
+    """A newer program wrote this: reading on would lose what it says."""
 
 
 class NothingSound(StoreUnusable):

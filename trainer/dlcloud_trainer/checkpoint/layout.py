@@ -1,4 +1,5 @@
-"""What lies under a job's prefix: keys, the manifest of a checkpoint, and the head that commits it (docs/protocol.md, section 4).
+"""What lies under a job's prefix: keys, the manifest of a checkpoint, and the head that commits it (docs/protocol.md,
+section 4).
 
 May import the standard library and errors. Pure: no clock, no I/O, no torch.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .errors import Damaged
+from .errors import Damaged, NewerFormat
 from .fields import Fields
 
 VERSION = 1
@@ -184,7 +185,8 @@ class Entry:
 class Head:
     """The only commit point: which round owns the prefix, and its checkpoints, newest first.
 
-    `write` is random for every write: it tells a lost reply from a conflict, and keeps two writes of the same content apart
+    `write` is random for every write: it tells a lost reply from a conflict, and keeps two writes of the same content
+    apart
     (an S3 etag is a hash of the content).
     """
 
@@ -237,9 +239,6 @@ def unseal(data: bytes, where: str) -> Fields:
         raise Damaged(f"{where}: not JSON ({len(data)} bytes)") from None
     if not isinstance(body, dict):
         raise Damaged(f"{where}: not a JSON object")
-    version = body.get("version")
-    if version != VERSION:
-        raise Damaged(f"{where}: version {version!r}, this program reads {VERSION}; use the program that wrote it")
     crc = body.pop("crc32", None)
     try:
         text = canonical(body)
@@ -247,6 +246,11 @@ def unseal(data: bytes, where: str) -> Fields:
         raise Damaged(f"{where}: holds a number that is not finite") from None
     if crc != zlib.crc32(text):
         raise Damaged(f"{where}: its CRC does not match")
+    version = body.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise NewerFormat(f"{where}: version {version}, this program reads {VERSION}; use the image that wrote it")
+    if version != VERSION:
+        raise Damaged(f"{where}: version is {version!r}, not {VERSION}")
     return Fields(body, where)
 
 

@@ -19,7 +19,8 @@ from .errors import Damaged, StateNotPlain
 
 
 def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON for `value`; its tensors are added to `tensors` under names that begin with `name`. Raises `StateNotPlain`."""
+    """JSON for `value`; its tensors are added to `tensors` under names that begin with `name`. Raises
+    `StateNotPlain`."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Tensor):
@@ -41,7 +42,8 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Mapping):
         return _encode_mapping(value, name, tensors)
     raise StateNotPlain(
-        f"{name}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored; keep tensors, numbers, text, lists, tuples "
+        f"{name}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored; keep tensors, numbers, "
+        "text, lists, tuples "
         "and dictionaries in state_dict(), and make the rest again in load_state_dict()"
     )
 

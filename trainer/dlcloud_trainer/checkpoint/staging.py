@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -74,16 +75,20 @@ def views(flat: Tensor, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
 
 
 def allocate(size_bytes: int) -> Tensor:
-    """A flat uint8 tensor of zeros in huge pages where the kernel has them: 400 MB would else cost 100,000 page faults."""
+    """A flat uint8 tensor of zeros in huge pages where the kernel has them: 400 MB would else cost 100,000 page
+    faults."""
     if size_bytes < HUGE_PAGE:
         return torch.zeros(size_bytes, dtype=torch.uint8)
     memory = mmap.mmap(-1, -(-size_bytes // HUGE_PAGE) * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without them
     return torch.frombuffer(memory, dtype=torch.uint8, count=size_bytes)
+
+
+def as_memory(flat: Tensor) -> memoryview:
+    """The bytes of a uint8 tensor on the CPU, shared with it."""
+    return memoryview(flat.numpy())  # type: ignore[arg-type]
 
 
 class Staging:
@@ -94,26 +99,16 @@ class Staging:
         self._pinned = False
         self._specs: dict[str, TensorSpec] = {}
         self._views: list[Tensor] = []
-        self._size = 0
 
-    def reserve(self, size_bytes: int) -> None:
-        """Allocate and touch the buffer ahead of the first copy."""
-        if self._buffer.numel() < size_bytes:
-            self._buffer = allocate(size_bytes)
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make the buffer fit and touch its memory, which costs far more than a copy into it."""
+        if self._fit(tensors)[1]:
             self._buffer.zero_()
-            self._views = []
 
     def copy(self, tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, TensorSpec], Tensor]:
-        """Copy all tensors in; returns where they lie and the filled part (uint8, 1-d). On CUDA this waits for the device."""
-        specs, size = plan(tensors)
-        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        if self._buffer.numel() < size or (on_gpu and not self._pinned):
-            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=True) if on_gpu else allocate(size)
-            self._pinned, self._views = on_gpu, []
-        if not self._views or specs != self._specs:
-            _zero_gaps(self._buffer, specs)
-            self._specs, self._size = specs, size
-            self._views = list(views(self._buffer, specs).values())
+        """Copy all tensors in; returns where they lie and the filled part (uint8, 1-d). On CUDA this waits for the
+        device."""
+        size = self._fit(tensors)[0]
         if self._views:
             with torch.no_grad():
                 # One call for thousands of tensors: in a Python loop each costs 5 us.
@@ -121,6 +116,21 @@ class Staging:
             for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
                 torch.cuda.current_stream(device).synchronize()
         return self._specs, self._buffer[:size]
+
+    def _fit(self, tensors: Mapping[str, Tensor]) -> tuple[int, bool]:
+        """Bytes the tensors need, and whether the buffer is new."""
+        specs, size = plan(tensors)
+        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+        new = self._buffer.numel() < size or (on_gpu and not self._pinned)
+        if new:
+            self._views = []  # before the allocation, so that the old buffer can go
+            self._buffer = torch.empty(0, dtype=torch.uint8)
+            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=True) if on_gpu else allocate(size)
+            self._pinned = on_gpu
+        if new or specs != self._specs or not self._views:
+            _zero_gaps(self._buffer, specs)
+            self._specs, self._views = specs, list(views(self._buffer, specs).values())
+        return size, new
 
 
 def _zero_gaps(buffer: Tensor, specs: Mapping[str, TensorSpec]) -> None:

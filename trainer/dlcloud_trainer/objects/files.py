@@ -1,8 +1,11 @@
 """A folder as an object store: for one machine, or a file system that keeps flock (NFS 4 does).
 
-May import the standard library only. Must never show a half-written object: every write is a temporary file, fsync, rename. A
+May import the standard library only. Must never show a half-written object: every write is a temporary file, fsync,
+rename. A
 condition is checked and the rename made under a lock that is held for microseconds only.
 """
+
+# ruff: noqa: N818 - errors are named by what is wrong
 
 from __future__ import annotations
 

@@ -23,12 +23,14 @@ IDENTITIES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
+SIGNING = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def open_objects(
     uri: str, *, endpoint: str = "", region: str = "us-east-1", ca_file: str | None = None, what: str = "checkpoint.uri"
 ) -> Objects:
-    """The store below `s3://bucket/prefix` or `file:///path`; `what` names the field in errors. Raises `StoreUriInvalid` or
+    """The store below `s3://bucket/prefix` or `file:///path`; `what` names the field in errors. Raises
+    `StoreUriInvalid` or
     `CredentialsMissing`; reaches out only with the first call."""
     parts = urlsplit(uri)
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
@@ -44,6 +46,12 @@ def open_objects(
             f"{what}: no credentials for {endpoint}; name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
             "objectStore.credentialsSecret"
         )
+    for name in SIGNING:
+        value = os.environ.get(name, "")
+        if value != value.strip() or not value.isprintable():
+            raise CredentialsMissing(
+                f"{what}: {name} holds white space or a line break; write the Secret again without it (echo -n)"
+            )
     key = uri.removeprefix(f"s3://{parts.netloc}").strip("/")  # not parts.path: `?` and `#` may stand in keys
     prefix = f"{key}/" if key else ""
     return S3Objects(parts.netloc, prefix, endpoint=endpoint.rstrip("/"), region=region, ca=_read_ca(ca_file))

@@ -1,6 +1,7 @@
 """S3 through obstore: single requests only, never a multipart upload.
 
-May import obstore. Importing this module, or making an `S3Objects`, must start no thread and send nothing: the zygote imports it.
+May import obstore. Importing this module, or making an `S3Objects`, must start no thread and send nothing: the zygote
+imports it.
 obstore starts its threads with the first request.
 """
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Small requests must fail within 10 s, whatever is wrong: the last attempt begins before RETRY_S and ends TIMEOUT_S later.
+# Small requests must fail within 10 s, whatever is wrong: the last attempt begins before RETRY_S and ends TIMEOUT_S
+# later.
 CONNECT_S, TIMEOUT_S, RETRY_S = 3.0, 4.0, 5.0
 # A slice of 64 MiB gets this long: enough at 4 Mbit/s for each of four at once.
 BULK_TIMEOUT_S = 600.0
@@ -69,7 +71,7 @@ class S3Objects:
             if size != len(target):
                 return size
             if size < BULK_BYTES:
-                target[:] = np.frombuffer(answer.bytes(), np.uint8)
+                target[:] = np.frombuffer(memoryview(answer.bytes()), np.uint8)
                 return size
             at = 0
             for chunk in answer.stream(min_chunk_size=CHUNK_BYTES):

@@ -1,6 +1,7 @@
 """From the words of the S3 client to our errors. Pure.
 
-May import the standard library and errors. Must never quote the client's text: servers answer a wrong signature with the access key
+May import the standard library and errors. Must never quote the client's text: servers answer a wrong signature with
+the access key
 and the text that was signed.
 """
 
@@ -11,6 +12,7 @@ import re
 from .errors import (
     AccessDenied,
     BucketMissing,
+    ConditionalWritesMissing,
     CredentialsMissing,
     ObjectMissing,
     StoreFull,
@@ -32,7 +34,8 @@ def translate(error: BaseException, *, bucket: str, where: str, key: str) -> Exc
     kind = type(error).__name__
     if any(host in text for host in METADATA_HOSTS):
         return CredentialsMissing(
-            f"bucket {bucket!r} at {where}: no credentials; name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
+            f"bucket {bucket!r} at {where}: no credentials; name a Secret with AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY in "
             "objectStore.credentialsSecret, or give the pod an identity of its own"
         )
     if code == "NoSuchBucket":
@@ -41,7 +44,13 @@ def translate(error: BaseException, *, bucket: str, where: str, key: str) -> Exc
         return BucketMissing(f"{where} accepts no bucket named {bucket!r}; correct the URI")
     if code in CLOCK:
         return StoreUnreachable(
-            f"bucket {bucket!r} at {where}: refused as {code}; check this machine's clock and the age of the credentials"
+            f"bucket {bucket!r} at {where}: refused as {code}; check this machine's clock and the age of the "
+            "credentials"
+        )
+    if status == 501 or code == "NotImplemented":
+        return ConditionalWritesMissing(
+            f"bucket {bucket!r} at {where} does not offer what checkpoints need (501); use a store with conditional "
+            "writes"
         )
     if code in FULL or status == 507:
         return StoreFull(f"bucket {bucket!r} at {where} is full ({code or status}); free space or raise its quota")

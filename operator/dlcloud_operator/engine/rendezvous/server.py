@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from dlcloud_operator.core.model import JobKey, JobView, Reports
 from dlcloud_operator.engine.clock import utc_now
@@ -31,13 +32,16 @@ log = logging.getLogger(__name__)
 http_log = logging.getLogger(f"{__name__}.http")
 
 
-def _without_details(record: logging.LogRecord) -> bool:
-    # aiohttp logs a broken request with its exception, and that quotes the header line: possibly the token.
-    record.exc_info = record.exc_text = None
+def _without_headers(record: logging.LogRecord) -> bool:
+    """aiohttp logs a broken request with its exception, and that quotes the header line: possibly a token."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"  # a stranger's mistake, not ours
+        return http_log.isEnabledFor(logging.DEBUG)
     return True
 
 
-http_log.addFilter(_without_details)
+http_log.addFilter(_without_headers)
 
 _METHODS = {"assignment": "GET", "report": "POST"}
 

@@ -1,0 +1,113 @@
+"""The last words of a run: how it ended, where its work is, how to go on.
+
+May import the API and the views' words. Pure: values in, lines out.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlcloud_operator.api import CheckpointStatus, Failure, Phase
+
+from .exits import EXIT_BROKEN_PIPE, EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED
+from .home import short
+from .view.snapshot import Snapshot
+from .view.words import duration, metric_name, metric_value, number, printable
+
+_LOG_LINES = 12
+_STOPS = {
+    EXIT_INTERRUPTED: "by Ctrl-C",
+    EXIT_TERMINATED: "by SIGTERM",
+    EXIT_HUNG_UP: "because its terminal is gone",
+    EXIT_BROKEN_PIPE: "because nobody read its output",
+}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the last words need beside the snapshot. `command` is what the user typed, without resumeFrom."""
+
+    run_dir: Path
+    command: Sequence[str]
+    checkpoints: bool
+    killed: bool = False
+    show_log: bool = True  # False: the user has seen the output already
+    script: bool = False
+
+
+def ending_lines(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
+    """How the run ended, what is kept and what to do next."""
+    if last.phase is Phase.SUCCEEDED:
+        lines = [f"Succeeded after {duration(last.elapsed)}{_result(last)}"]
+        lines += _output(last, facts) if facts.script else []
+        if last.checkpoint:
+            lines.append(f"checkpoint: step {last.checkpoint.step} at {last.checkpoint.uri}")
+    elif last.phase is Phase.FAILED:
+        lines = _failed(last, facts)
+    else:
+        lines = _stopped(last, exit_code, facts)
+    return [*lines, f"run folder: {short(facts.run_dir)} (output of the workers: pods/*/log)"]
+
+
+def _result(last: Snapshot) -> str:
+    progress, parts = last.progress, []
+    if progress is not None:
+        if progress.step:
+            parts.append(f"step {progress.step}")
+        if progress.loss is not None:
+            parts.append(f"loss {number(progress.loss)}")
+        parts += [f"{metric_name(key)} {metric_value(key, value)}" for key, value in sorted(progress.metrics.items())]
+    parts.append(f"{last.restarts} restart{'s' * (last.restarts != 1)}")
+    return ": " + ", ".join(parts)
+
+
+def _failed(last: Snapshot, facts: RunFacts) -> list[str]:
+    lines = [f"Failed after {duration(last.elapsed)}: {last.message or 'no reason was given'}"]
+    if last.failures:
+        lines += _failure_lines(last.failures[-1], last.message)
+    lines += _output(last, facts)
+    if last.checkpoint:
+        lines += _go_on(last.checkpoint, facts)
+    return lines
+
+
+def _output(last: Snapshot, facts: RunFacts) -> list[str]:
+    if not facts.show_log or not last.log:
+        return []
+    return ["last output:", *(f"  {printable(line)}" for line in last.log[-_LOG_LINES:])]
+
+
+def _failure_lines(failure: Failure, said: str) -> list[str]:
+    where = [f"worker {failure.worker}"] * (failure.worker is not None) + [f"rank {failure.rank}"] * (
+        failure.rank is not None
+    )
+    code = [f"exit code {failure.exit_code}"] * (failure.exit_code is not None)
+    first, *rest = failure.message.strip().splitlines() or [""]
+    lines = [
+        f"  {', '.join([*where, str(failure.reason), *code])}" + (f": {first}" if first and first not in said else "")
+    ]
+    return lines + [f"    {line}" for line in rest if line.strip()]
+
+
+def _stopped(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
+    step = last.progress.step if last.progress and last.progress.step else None
+    lines = [
+        f"Stopped {_STOPS.get(exit_code, '')} after {duration(last.elapsed)}" + (f" at step {step}" if step else "")
+    ]
+    if facts.killed:
+        lines[0] += ", the workers were killed"
+    if last.checkpoint:
+        return lines + _go_on(last.checkpoint, facts)
+    return [
+        *lines,
+        "no checkpoint was written" if facts.checkpoints else "the job has no spec.checkpoint: nothing was saved",
+    ]
+
+
+def _go_on(checkpoint: CheckpointStatus, facts: RunFacts) -> list[str]:
+    prefix = checkpoint.uri.partition("manifests/")[0]
+    command = shlex.join([*facts.command, "--set", f"resumeFrom={prefix}"])
+    return [f"saved: step {checkpoint.step} at {checkpoint.uri}", f"go on with: {command}"]

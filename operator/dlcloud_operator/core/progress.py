@@ -1,0 +1,88 @@
+"""What the agents tell of the training itself: progress, checkpoints, warnings. Copied to the status, never judged.
+
+May import api and the core's facts, draft, conditions and model. No number that is not finite leaves here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from dlcloud_operator.api import Progress
+
+from .conditions import OWN, find, set_condition
+from .draft import Draft
+from .facts import Facts
+from .model import AgentWarning, Report
+
+LOSS_NOT_FINITE = "LossNotFinite"
+
+
+def note_progress(facts: Facts, draft: Draft) -> None:
+    """Take over the newest that worker 0 and the ranks told; nobody's silence erases anything."""
+    told = _reports_of_rank_0(facts)
+    warnings = [warning for report in told for warning in report.warnings]
+    progress = next((report.progress for report in told if report.progress is not None), None)
+    if progress is not None:
+        finite, dropped = _finite(progress)
+        if dropped:
+            message = f"not finite: {', '.join(dropped)}; lower the learning rate or look at the data"
+            warnings.append(AgentWarning(LOSS_NOT_FINITE, message, facts.now))
+        warned = any(warning.reason == LOSS_NOT_FINITE for warning in warnings)
+        if finite.loss is not None and not warned and find(draft, LOSS_NOT_FINITE) is not None:
+            set_condition(draft, facts.now, LOSS_NOT_FINITE, False, "LossFinite")
+        if _words(finite) != _words(draft.status.progress):
+            reported_at = finite.reported_at or max(report.received_at for report in told if report.progress)
+            draft.update(progress=finite.model_copy(update={"reported_at": reported_at}))
+    checkpoint = next((report.checkpoint for report in told if report.checkpoint is not None), None)
+    if checkpoint is not None and checkpoint != draft.status.checkpoint:
+        draft.update(checkpoint=checkpoint)
+    _note_warnings(facts, draft, warnings)
+    draft.remember(furthest_step=max(_steps(facts, draft)))
+
+
+def _reports_of_rank_0(facts: Facts) -> list[Report]:
+    """The reports of worker 0's pods, newest incarnation first: a predecessor's last words stand until outdone."""
+    pods = sorted((pod for pod in facts.pods if pod.index == 0), key=lambda pod: -pod.incarnation)
+    return [report for pod in pods if (report := facts.report(pod.uid)) is not None]
+
+
+def _steps(facts: Facts, draft: Draft) -> Iterable[int]:
+    status = draft.status
+    yield status.recovery.furthest_step
+    yield (status.progress.step or 0) if status.progress else 0
+    yield status.checkpoint.step if status.checkpoint else 0
+    for pod in facts.pods:
+        report = facts.report(pod.uid)
+        yield from ((view.step or 0 for view in report.ranks) if report else ())
+
+
+def _finite(progress: Progress) -> tuple[Progress, list[str]]:
+    dropped = [
+        name
+        for name, value in (("loss", progress.loss), ("samplesPerSecond", progress.samples_per_second))
+        if value is not None and not math.isfinite(value)
+    ]
+    bad = [f"metric {name}" for name, value in progress.metrics.items() if not math.isfinite(value)]
+    if not dropped and not bad:
+        return progress, []
+    changes = {
+        "loss": None if "loss" in dropped else progress.loss,
+        "samples_per_second": None if "samplesPerSecond" in dropped else progress.samples_per_second,
+        "metrics": {name: value for name, value in progress.metrics.items() if math.isfinite(value)},
+    }
+    return progress.model_copy(update=changes), [*dropped, *bad]
+
+
+def _words(progress: Progress | None) -> Progress | None:
+    """All but the time: a report that repeats the last one is no news."""
+    return progress.model_copy(update={"reported_at": None}) if progress is not None else None
+
+
+def _note_warnings(facts: Facts, draft: Draft, warnings: list[AgentWarning]) -> None:
+    latest = {warning.reason: warning for warning in sorted(warnings, key=lambda one: one.at)}
+    for reason, warning in sorted(latest.items()):
+        if reason in OWN:  # a pod tells nobody that its job is complete
+            continue
+        if set_condition(draft, facts.now, reason, True, reason, warning.message) and find(draft, reason) is not None:
+            draft.emit(reason, warning.message, warning=True)

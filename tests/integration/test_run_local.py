@@ -1,0 +1,283 @@
+"""`dlcloud run --local` as its user meets it: a real process, real pods, signals, pipes and terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+import os, sys, time
+import torch.distributed as dist
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+print("hello of", rank, "of", dist.get_world_size(), flush=True)
+{body}
+dist.destroy_process_group()
+"""
+MANIFEST = """
+apiVersion: dlcloud.dev/v1
+kind: TrainingJob
+metadata: {{name: {name}}}
+spec:
+  script: {{command: [python, {script}]}}
+  workers: {{count: 2, memory: 1Gi}}
+  restart: {{maxFailures: 0}}
+  limits: {{drain: 5s}}
+"""
+
+
+@dataclass
+class Place:
+    """A user's folder; every process of its runs carries the folder's path in its environment or command."""
+
+    folder: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def job(self, body: str, name: str = "try") -> Path:
+        script = self.folder / f"{name}.py"
+        script.write_text(TRAIN.format(body=body))
+        manifest = self.folder / f"{name}.yaml"
+        manifest.write_text(MANIFEST.format(name=name, script=script))
+        return manifest
+
+    def start(self, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
+        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        env = {**keep, "DLCLOUD_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
+        given: dict[str, object] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "cwd": self.folder,
+            **options,
+        }
+        process = subprocess.Popen([sys.executable, "-m", "dlcloud", *map(str, arguments)], env=env, **given)  # type: ignore[call-overload]
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: object, limit_s: float = 60) -> tuple[int, str]:
+        process = self.start(*arguments)
+        said, _ = process.communicate(timeout=limit_s)
+        return process.returncode, said.decode()
+
+    def processes(self) -> list[int]:
+        """The processes of this place but ours and those that ended."""
+        mark, found = str(self.folder).encode(), []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "environ").read_bytes() or mark in (entry / "cmdline").read_bytes():
+                        found.append(int(entry.name))
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    result = Place(tmp_path)
+    yield result
+    for process in result.started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], object], limit_s: float = 30) -> None:
+    give_up = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {limit_s} s"
+        time.sleep(0.02)
+
+
+def read_until(process: subprocess.Popen[bytes], words: str) -> str:
+    """The output up to the line with these words; fails when the process ends before."""
+    assert process.stdout is not None
+    said = ""
+    for raw in iter(process.stdout.readline, b""):
+        said += raw.decode()
+        if words in said:
+            return said
+    raise AssertionError(f"{words!r} was never said:\n{said}")
+
+
+WAIT_FOREVER = "while True: time.sleep(0.05)"
+
+
+def test_a_script_that_ends_well_gives_exit_code_0_and_its_output(place: Place) -> None:
+    code, said = place.run("run", place.job("pass"), "--local")
+    assert code == 0, said
+    for part in ("[rank 0] hello of 0 of 2", "[rank 1] hello of 1 of 2", "Succeeded after"):
+        assert part in said, said
+    assert place.processes() == []
+
+
+def test_the_run_folder_stays_with_job_and_output(place: Place) -> None:
+    code, said = place.run("run", place.job("pass"), "--local", "--workers", "1", "--run-dir", place.folder / "here")
+    assert code == 0, said
+    assert (place.folder / "here" / "job.json").exists()
+    assert "hello of 0 of 1" in (place.folder / "here" / "pods" / "try-0-0" / "log").read_text()
+    assert "no pipe" not in said
+
+
+def test_a_failing_script_gives_exit_code_1_and_its_message(place: Place) -> None:
+    code, said = place.run("run", place.job("if rank == 1: raise ValueError('the data is upside down')"), "--local")
+    assert code == 1, said
+    assert "Failed after" in said
+    assert "ValueError: the data is upside down" in said.split("Failed after")[1]
+    assert place.processes() == []
+
+
+def test_every_mistake_of_a_manifest_is_told_with_its_line_and_no_traceback(place: Place) -> None:
+    manifest = place.job("pass")
+    manifest.write_text(manifest.read_text().replace("count: 2", "cuont: 2").replace("5s", "fast"))
+    for command in (("run", manifest, "--local"), ("validate", manifest)):
+        code, said = place.run(*command)
+        assert code == 2
+        assert re.search(r"try\.yaml:7:\d+: spec\.workers\.cuont: ", said), said
+        assert re.search(r"try\.yaml:9:\d+: spec\.limits\.drain: ", said), said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--local", "--set", "workers.cuont=3"), "spec.workers.cuont"),
+        (("--local", "--set", "nonsense"), "path=value"),
+        (("--local", "--set", "suspend=true"), "suspend=false"),
+        (("--local", "--run-dir", "."), "not empty"),
+        (("--local", "--workers", "0"), "--workers"),
+        (("--local", "--endpoint", "nowhere", "--set", "checkpoint.uri=s3://bucket/"), "--endpoint"),
+        ((), "kubectl apply -f"),
+    ],
+)
+def test_a_wrong_option_gives_exit_code_2_and_a_remedy(place: Place, arguments: tuple[str, ...], words: str) -> None:
+    code, said = place.run("run", place.job("pass"), *arguments)
+    assert code == 2, said
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_manifest_is_said_in_a_sentence(place: Place) -> None:
+    code, said = place.run("run", "none.yaml", "--local")
+    assert (code, "Traceback" in said) == (2, False)
+    assert "none.yaml" in said
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_stops_the_run_and_leaves_no_process(place: Place, number: signal.Signals, expected: int) -> None:
+    process = place.start("run", place.job(WAIT_FOREVER), "--local")
+    said = read_until(process, "hello of 1")
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=30)
+    said += rest.decode()
+    assert process.returncode == expected, said
+    assert "Stopped" in said
+    assert "Traceback" not in said
+    assert place.processes() == []
+
+
+def test_a_second_ctrl_c_kills_workers_that_do_not_listen(place: Place) -> None:
+    body = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n" + WAIT_FOREVER
+    process = place.start("run", place.job(body), "--local", "--set", "limits.drain=10m")
+    read_until(process, "deaf")
+    process.send_signal(signal.SIGINT)
+    said = read_until(process, "Ctrl-C again")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, said + rest.decode()
+    assert time.monotonic() - began < 5
+    assert "were killed" in rest.decode()
+    assert place.processes() == []
+
+
+def test_ctrl_c_during_the_start_leaves_no_process(place: Place) -> None:
+    process = place.start("run", place.job(WAIT_FOREVER), "--local", "--set", "checkpoint.uri=s3://bucket/")
+    wait_for(lambda: list(place.folder.glob("home/store/weed.log")))
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, said.decode()
+    assert b"Traceback" not in said
+    assert place.processes() == []
+
+
+def test_no_process_outlives_a_killed_command(place: Place) -> None:
+    process = place.start("run", place.job(WAIT_FOREVER), "--local", "--set", "checkpoint.uri=s3://bucket/")
+    read_until(process, "hello of 1")
+    assert len(place.processes()) > 4
+    process.kill()
+    process.wait()
+    wait_for(lambda: not place.processes(), limit_s=5)
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly(place: Place) -> None:
+    process = place.start("run", place.job("while True: print('line', flush=True); time.sleep(0.05)"), "--local")
+    assert process.stdout is not None
+    read_until(process, "line")
+    process.stdout.close()
+    assert process.wait(timeout=30) == 141
+    assert place.processes() == []
+
+
+def terminal_size(fd: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def read_terminal(fd: int, process: subprocess.Popen[bytes], limit_s: float = 60) -> str:
+    """All that is written to the terminal until the process ends."""
+    said, give_up = b"", time.monotonic() + limit_s
+    while time.monotonic() < give_up:
+        if select.select([fd], [], [], 0.1)[0]:
+            try:
+                said += os.read(fd, 65536)
+            except OSError:  # the other side is closed
+                break
+        elif process.poll() is not None:
+            break
+    process.wait(timeout=5)
+    return said.decode(errors="replace")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10)])
+def test_the_live_view_fits_its_terminal_and_restores_it(place: Place, columns: int, rows: int) -> None:
+    ours, theirs = pty.openpty()
+    terminal_size(theirs, rows, columns)
+    process = place.start("run", place.job("time.sleep(1)"), "--local", stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = read_terminal(ours, process)
+    os.close(ours)
+    assert process.returncode == 0, said
+    assert "rank 0" in said
+    assert "Succeeded after" in said
+    assert "Traceback" not in said
+    assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l"), "the cursor is shown again"
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.split("Succeeded after")[0]).replace("\r", "\n").split("\n")
+    assert max(map(len, frames)) <= columns
+
+
+def test_a_terminal_that_vanishes_ends_the_run_and_leaves_no_process(place: Place) -> None:
+    ours, theirs = pty.openpty()
+    process = place.start(
+        "run", place.job(WAIT_FOREVER), "--local", stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    while b"hello of 1" not in said:
+        assert select.select([ours], [], [], 30)[0], said
+        said += os.read(ours, 65536)
+    os.close(ours)
+    assert process.wait(timeout=30) == 129
+    assert place.processes() == []

@@ -1,0 +1,63 @@
+"""Doing something with the store again, or several things at once.
+
+May import the standard library and errors. Threads are daemons and end with their call: none is left for a later fork
+to meet.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from .errors import StoreUnreachable
+
+T = TypeVar("T")
+R = TypeVar("R")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+
+
+def persist(act: Callable[[], T], *, until: float, stop: threading.Event | None = None) -> T:
+    """The result of `act`, tried again while the store is unreachable, until `time.monotonic()` passes `until` or
+    `stop` is set."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return act()
+        except StoreUnreachable:
+            left_s = until - time.monotonic()
+            if left_s <= 0 or (stop or threading.Event()).wait(min(pause_s, left_s)):
+                raise
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def in_parallel(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """`act` of every item, in order; after the first error nothing more begins, and that error is raised."""
+    if len(items) <= 1 or threads <= 1:
+        return [act(item) for item in items]
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+    rest = iter(range(len(items)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                index = -1 if errors else next(rest, -1)
+            if index < 0:
+                return
+            try:
+                results[index] = act(items[index])
+            except BaseException as error:
+                with lock:
+                    errors.append(error)
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(items)))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if errors:
+        raise errors[0]
+    return [results[index] for index in range(len(items))]

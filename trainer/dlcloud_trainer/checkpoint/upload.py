@@ -1,0 +1,123 @@
+"""A staged buffer to the store: slices side by side, then the manifest; and the thread that does it.
+
+May import objects, layout, staging and tries. Never a multipart upload, never an overwritten slice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..objects import AlreadyExists, Objects
+from .errors import UploadFailed
+from .layout import Manifest, Slice, manifest_key, slice_key
+from .staging import as_memory
+from .tries import in_parallel, persist
+
+MIB = 1 << 20
+THREADS = 4
+SMALLEST, LARGEST = 16 * MIB, 64 * MIB
+
+
+def slice_size(size_bytes: int) -> int:
+    """Bytes of a slice, 16 to 64 MiB: eight slices keep four threads evenly busy."""
+    return max(SMALLEST, min(LARGEST, -(-size_bytes // (2 * THREADS * MIB)) * MIB))
+
+
+def put_slices(
+    objects: Objects, folder: str, flat: Tensor, *, until: float, stop: threading.Event
+) -> tuple[Slice, ...]:
+    """Upload `flat` (uint8, 1-d) below `folder`; raises the store's error when it stays unreachable until `until`."""
+    whole = as_memory(flat)
+    step = slice_size(len(whole))
+
+    def put(index: int) -> Slice:
+        if stop.is_set():
+            raise UploadFailed("the upload was given up")
+        view = whole[index * step : (index + 1) * step]
+        key = slice_key(folder, index)
+        crc = zlib.crc32(view)
+        persist(lambda: objects.put(key, view), until=until, stop=stop)
+        return Slice(key, len(view), crc)
+
+    return tuple(in_parallel(put, range(-(-len(whole) // step)), THREADS))
+
+
+def put_manifest(objects: Objects, manifest: Manifest, *, until: float, stop: threading.Event) -> str:
+    """Create the manifest's object; returns its key."""
+    key, data = manifest_key(manifest.step, manifest.round), manifest.dump()
+
+    def put() -> None:
+        try:
+            objects.put_if_absent(key, data)
+        except AlreadyExists:
+            # The reply was lost, or an earlier attempt of this same process ended between manifest and head: no head
+            # lists
+            # this key (the caller skips committed steps), and no other round has it in its keys.
+            if objects.get(key) != data:
+                objects.put(key, data)
+
+    persist(put, until=until, stop=stop)
+    return key
+
+
+class Background:
+    """One task at a time on one daemon thread, which is started by the first task."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._task: Callable[[], None] | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        with self._changed:
+            return self._task is not None
+
+    def start(self, task: Callable[[], None]) -> None:
+        """Run `task`, which must not raise; only when not busy."""
+        with self._changed:
+            if self._task is not None or self._closed:
+                raise RuntimeError("a task is running, or this was closed")
+            self._task = task
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="checkpoint-upload", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until nothing runs; False when it still does after `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._task is None, timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Take no more tasks, and wait a while for the one that runs."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._task is not None or self._closed)
+                task = self._task
+            if task is None:
+                return
+            try:
+                task()
+            finally:
+                with self._changed:
+                    self._task = None
+                    self._changed.notify_all()
+
+
+def deadline(limit_s: float) -> float:
+    """`limit_s` from now, for `persist`."""
+    return time.monotonic() + limit_s

@@ -1,0 +1,14 @@
+"""What a rank may find wrong that is nobody's bug of ours, one class and one sentence each.
+
+May import the standard library only. Checkpoints and object stores have errors of their own.
+"""
+
+from __future__ import annotations
+
+
+class InvalidInput(Exception):
+    """Data or settings no restart can mend; the message is one sentence for the user."""
+
+
+class StaleRound(Exception):
+    """The store that answered belongs to another round: this process is late, or the other one is."""
