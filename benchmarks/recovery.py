@@ -1,4 +1,4 @@
-"""Seconds from `kill -9` of a rank until every rank has made a step of the next round, beside `torchrun --max-restarts`.
+"""Seconds from `kill -9` of a rank until every rank made a step of the next round, beside `torchrun --max-restarts`.
 
 Three ways to run two ranks on this machine: the built-in cnn under dlcloud, a plain DDP program under dlcloud, the same
 program under torchrun. A kill is sent once the round has trained for a moment; the ranks are killed in turn.

@@ -1,6 +1,6 @@
 """Seconds until an agent reports, until a forked rank writes its first line, and until it makes its first step.
 
-Beside each: the same under torchrun or a fresh interpreter, in turn in the same run. `python -m benchmarks.startup -n 10`.
+Beside each: torchrun or a fresh interpreter, in turn in the same run. `python -m benchmarks.startup -n 10`.
 """
 
 from __future__ import annotations

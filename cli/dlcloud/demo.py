@@ -130,9 +130,8 @@ def _report(job: TrainingJob, last: Snapshot, act: Act, run_dir: Path, *, keep: 
     """What the user came for: accuracy, curve, checkpoints, the price of the kill, and where to go from here."""
     curve = curve_of(act.records, act.checkpoints)
     accuracy = _test_accuracy(act.records, last)
-    title = (
-        f"{job.metadata.name}: {job.spec.workers.count} workers, {last.restarts} restart{'s' * (last.restarts != 1)}"
-    )
+    restarted = f"{last.restarts} restart{'s' * (last.restarts != 1)}"
+    title = f"{job.metadata.name}: {job.spec.workers.count} workers, {restarted}"
     png = run_dir.parent / "learning-curve.png"
     lines = ["", *terminal_lines(curve), ""]
     lines.append(f"test accuracy   {accuracy:.2%}" if accuracy is not None else "test accuracy   not measured")

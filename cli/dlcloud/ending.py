@@ -17,7 +17,7 @@ from .home import short
 from .view.snapshot import Snapshot
 from .view.words import duration, metric_name, metric_value, number, printable
 
-_LOG_LINES = 12
+_LOG_LINES, _LINE = 12, 300
 _STOPS = {
     EXIT_INTERRUPTED: "by Ctrl-C",
     EXIT_TERMINATED: "by SIGTERM",
@@ -49,7 +49,7 @@ def ending_lines(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
         lines = _failed(last, facts)
     else:
         lines = _stopped(last, exit_code, facts)
-    return [*lines, f"run folder: {short(facts.run_dir)} (output of the workers: pods/*/log)"]
+    return [*lines, f"output of the workers: {short(facts.run_dir)}/pods/*/log"]
 
 
 def _result(last: Snapshot) -> str:
@@ -77,7 +77,7 @@ def _failed(last: Snapshot, facts: RunFacts) -> list[str]:
 def _output(last: Snapshot, facts: RunFacts) -> list[str]:
     if not facts.show_log or not last.log:
         return []
-    return ["last output:", *(f"  {printable(line)}" for line in last.log[-_LOG_LINES:])]
+    return ["last output:", *(f"  {printable(line)[:_LINE]}" for line in last.log[-_LOG_LINES:])]
 
 
 def _failure_lines(failure: Failure, said: str) -> list[str]:

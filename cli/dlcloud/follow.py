@@ -107,8 +107,8 @@ async def _watch(session: LocalSession, view: View, out: Output, stop: StopReque
         if stop.soon.is_set() and deadline is None:
             deadline = loop.time() + session.drain_s + DRAIN_MARGIN_S
             session.tracker.stopping = (
-                f"stopping ({_WORDS.get(stop.exit_code, 'asked to')}): the workers save and leave, "
-                f"at most {session.drain_s:.0f} s; Ctrl-C again kills them"
+                f"stopping ({_WORDS.get(stop.exit_code, 'asked to')}): saving, at most {session.drain_s:.0f} s; "
+                "Ctrl-C again kills"
             )
             await session.suspend()
             continue

@@ -45,7 +45,7 @@ class ManifestError:
         return f"{where}: {self.problem}" if self.problem.path else f"{where}: {self.problem.message}"
 
 
-class ManifestErrors(Exception):  # noqa: N818 - what it holds is errors
+class ManifestErrors(Exception):
     """A file is no TrainingJob; all its mistakes, in the order of their lines."""
 
     def __init__(self, errors: list[ManifestError]) -> None:

@@ -21,7 +21,8 @@ from dlcloud_operator.engine.render import MAX_UPLOAD_S, UPLOAD_BYTES_PER_S, Pod
 from dlcloud_operator.engine.rendezvous import RendezvousServer
 
 from .local.cluster import LocalCluster
-from .local.store import EmbeddedStore, StoreFailed
+from .local.store import EmbeddedStore
+from .local.weed import StoreFailed
 from .logs import LogFollower
 from .objects import Access
 from .store import config_maps_of, secrets_of, store_need, with_store
@@ -214,7 +215,8 @@ async def build_agent(path: Path) -> None:
         await process.wait()
         raise
     if process.returncode != 0:
-        raise SessionError(f"the agent could not be built:\n{said.decode(errors='replace').strip()}")
+        last = said.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise SessionError(f"the agent could not be built at {path}: {last}")
 
 
 def _now() -> datetime:

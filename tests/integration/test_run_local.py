@@ -58,13 +58,13 @@ class Place:
     def start(self, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         env = {**keep, "DLCLOUD_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
+        command = [sys.executable, "-m", "dlcloud", *map(str, arguments)]
         given: dict[str, object] = {
             "stdout": subprocess.PIPE,
             "stderr": subprocess.STDOUT,
-            "cwd": self.folder,
             **options,
         }
-        process = subprocess.Popen([sys.executable, "-m", "dlcloud", *map(str, arguments)], env=env, **given)  # type: ignore[call-overload]
+        process = subprocess.Popen(command, env=env, cwd=self.folder, **given)  # type: ignore[call-overload]
         self.started.append(process)
         return process
 
@@ -127,8 +127,7 @@ def test_the_run_folder_stays_with_job_and_output(place: Place) -> None:
     code, said = place.run("run", place.job("pass"), "--local", "--workers", "1", "--run-dir", place.folder / "here")
     assert code == 0, said
     assert (place.folder / "here" / "job.json").exists()
-    assert "hello of 0 of 1" in (place.folder / "here" / "pods" / "try-0-0" / "log").read_text()
-    assert "no pipe" not in said
+    assert "hello of 0 of 1" in next(place.folder.glob("here/pods/try-0-*/log")).read_text()
 
 
 def test_a_failing_script_gives_exit_code_1_and_its_message(place: Place) -> None:
@@ -271,7 +270,7 @@ def test_a_terminal_that_vanishes_ends_the_run_and_leaves_no_process(place: Plac
     ours, theirs = pty.openpty()
     process = place.start(
         "run", place.job(WAIT_FOREVER), "--local", stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(theirs)
     said = b""

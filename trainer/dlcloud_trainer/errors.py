@@ -1,4 +1,4 @@
-"""What a rank may find wrong that is nobody's bug of ours, one class and one sentence each.
+"""What a rank may find wrong that is no bug, one class and one sentence each.
 
 May import the standard library only. Checkpoints and object stores have errors of their own.
 """
@@ -11,4 +11,12 @@ class InvalidInput(Exception):
 
 
 class StaleRound(Exception):
-    """The store that answered belongs to another round: this process is late, or the other one is."""
+    """The store that answered belongs to another round."""
+
+
+class PeerLost(Exception):
+    """Another rank cannot be reached."""
+
+
+class NotSaved(Exception):
+    """The training is done, and its last state could not be saved."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import sys
 import uuid
@@ -27,6 +28,8 @@ from .gpus import GpuPool, visible_gpus
 from .pods import TRAINER, LocalPod, PodContext
 from .state import LoggedEvent
 from .tokens import LocalTokens
+
+log = logging.getLogger(__name__)
 
 
 def _utc_now() -> datetime:
@@ -49,7 +52,6 @@ class LocalCluster:
     ) -> None:
         """`working_dir`: where script jobs run; `python`: what `python3` in a pod means; `gpus` None: all."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        run_dir.chmod(0o700)  # pods keep tokens and secrets below it
         self.tokens = LocalTokens()
         self._run_dir = run_dir.resolve()
         self._objects = Objects(secrets if secrets is not None else {}, config_maps if config_maps is not None else {})
@@ -91,7 +93,7 @@ class LocalCluster:
         _check(manifest)
         folder = self._run_dir / "pods" / name
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier job of this name in the same run folder
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=0o700)  # tokens and secrets lie below it
         (folder / "log").touch()
         uid = str(uuid.uuid4())
         context = PodContext(
@@ -172,6 +174,7 @@ class LocalCluster:
         if self._job is None:
             self._events = []
             view = JobView(key, str(uuid.uuid4()), "0", 1, self._now(), TrainingJobStatus(), job.spec)
+            state.write_job(self._run_dir, view, self._events)  # a folder that cannot be written is an error at once
             stored = self._store(view)
             self._notify(key)
             return stored
@@ -218,7 +221,10 @@ class LocalCluster:
     def _store(self, job: JobView) -> JobView:
         self._version += 1
         self._job = replace(job, resource_version=str(self._version))
-        state.write_job(self._run_dir, self._job, self._events)
+        try:
+            state.write_job(self._run_dir, self._job, self._events)
+        except OSError as error:  # a disk that is full now must not keep the job from its end: the truth is in memory
+            log.warning("%s is not written: %s", self._run_dir / state.JOB_FILE, error.strerror)
         for watcher in self._watchers:
             watcher(self._job)
         return self._job

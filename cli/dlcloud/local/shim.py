@@ -59,8 +59,9 @@ def kill_descendants(group: int) -> None:
     """Kill and reap until no child is left; a subreaper inherits every orphan, so then no descendant is left either."""
     pause_s = 0.0005
     while True:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)  # all there is where orphans do not come to us (macOS)
+        if sys.platform != "linux":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)  # all there is where orphans do not come to us (macOS)
         for pid in descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

@@ -78,8 +78,7 @@ class EmbeddedStore:
     async def start(self) -> None:
         """Start the server and return when it answers S3 requests. Raises StoreFailed."""
         program = weed.find()
-        (self._folder / "data").mkdir(parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
+        (self._folder / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = await self._take_lock()
         try:
             self._keys = self._read_or_make_keys()

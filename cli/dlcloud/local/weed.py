@@ -1,6 +1,6 @@
 """The program behind the embedded store: where it is, which ports it gets, how it is called.
 
-May import the standard library only. Every port and address is given: a default would clash with a second store, or listen to all.
+May import the standard library only. Every port and address is given: a default would clash with a second store.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def arguments(ports: Mapping[str, int]) -> tuple[str, ...]:
         "-logtostderr=true", "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         *(f"-{server}.port={ports[server]}" for server in (*_SERVERS, "admin")),
         *(f"-{server}.port.grpc={ports[f'{server}.grpc']}" for server in (*_SERVERS, "admin")),
-        "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-volume.preStopSeconds=0",
+        "-master.telemetry=false", "-master.resumeState=false", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-volume.preStopSeconds=0",
         "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         # Relative: the path of a Unix socket has at most 107 bytes.
         "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",

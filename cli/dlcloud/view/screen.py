@@ -27,7 +27,7 @@ _QUIET_SHOWN_S = 7.0  # agents report every 5 s: below that, silence says nothin
 def render(now: Snapshot, width: int, height: int, *, final: bool = False) -> Text:
     """The screen, what matters most first: that is kept on a small terminal. The final one is of facts alone."""
     lines = [_headline(now)]
-    if now.stopping:
+    if now.stopping and not final:
         lines.append(Text(now.stopping, style="bold yellow"))
     elif now.message:
         lines.append(Text(now.message, style="" if now.phase is Phase.RUNNING else "yellow"))

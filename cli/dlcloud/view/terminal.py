@@ -92,6 +92,7 @@ class LiveView:
             return
         self._drawn_at = time.monotonic()
         width, height = self._console.size
+        width = max(10, width - 3)  # room for the terminal's echo of ^C: at the border it would begin a new line
         screen = render(now, width, max(1, height - 1), final=final)  # the line below is the cursor's
         try:
             if self._live is None:

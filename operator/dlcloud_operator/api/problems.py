@@ -37,7 +37,7 @@ class Problem:
         return f"{self.path}: {self.message}"
 
 
-class InvalidManifest(Exception):  # noqa: N818 - the manifest is, this is not
+class InvalidManifest(Exception):
     """The manifest has problems; all of them are listed."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:

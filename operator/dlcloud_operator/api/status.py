@@ -136,6 +136,9 @@ class EndedRound(StatusModel):
     round: RoundStatus
     ended_at: datetime
     cause: Failure | None = Field(None, description="The gravest fact so far: witnesses may vanish before the verdict.")
+    over: list[int] = Field(
+        default=[], max_length=1024, description="Members whose pod ended by itself: that it goes later is no loss."
+    )
 
 
 class Recovery(StatusModel):

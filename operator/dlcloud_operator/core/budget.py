@@ -15,9 +15,10 @@ from . import causes
 from .draft import Draft
 from .facts import Facts
 from .membership import State, Worker, start_failure
-from .verdict import cause_of, is_settled, settle_again_at
+from .verdict import gather, is_settled, settle_again_at
 
 MAX_FRUITLESS = 3
+FREE_STARTS = 2
 KEPT_FAILURES = 5
 SCRIPT_PROGRESS = timedelta(seconds=60)  # a script tells no steps: a round that lived so long got somewhere
 MAX_UNSETTLED = 16
@@ -34,10 +35,7 @@ class Ruin:
 
 def settle_rounds(facts: Facts, lost: Mapping[str, str], draft: Draft) -> Ruin | None:
     """Gather what is newly known of ended rounds, and settle those whose cause is certain."""
-    unsettled = []
-    for ended in draft.status.recovery.unsettled:
-        cause = causes.gravest([ended.cause, cause_of(facts, ended.round, lost)])
-        unsettled.append(ended if cause == ended.cause else ended.model_copy(update={"cause": cause}))
+    unsettled = [gather(facts, ended, lost) for ended in draft.status.recovery.unsettled]
     excess = len(unsettled) - _room_for(unsettled)
     ruin = None
     open_rounds = []
@@ -92,7 +90,8 @@ def made_progress(spec: TrainingJobSpec, recovery: Recovery, ended: EndedRound) 
 def count_start_failures(facts: Facts, workers: Sequence[Worker], draft: Draft) -> Ruin | None:
     """Count deaths of pods that never joined a round. Per worker: many flaky starts are not one bad image."""
     streaks = dict(draft.status.recovery.start_failures)
-    allowed = facts.spec.restart.max_failures
+    # No program of the user's began: some tries are free even to a job that allows no failure.
+    allowed = max(FREE_STARTS, facts.spec.restart.max_failures)
     ruin = None
     for worker in workers:
         if not _died_at_start(worker):
@@ -104,8 +103,7 @@ def count_start_failures(facts: Facts, workers: Sequence[Worker], draft: Draft) 
         draft.update(failures=[*draft.status.failures, cause][-KEPT_FAILURES:])
         draft.emit("WorkerFailed", causes.tell(cause), warning=True)
         if streak > allowed and ruin is None:
-            times = "once" if streak == 1 else f"{streak} times in a row"
-            message = f"worker {worker.index} ended {times} before it could join (restart.maxFailures: {allowed})"
+            message = f"worker {worker.index} ended {streak} times in a row before it could join a round"
             ruin = Ruin("TooManyFailures", f"{message}; the last: {causes.tell(cause)}")
     draft.remember(start_failures=streaks)
     return ruin

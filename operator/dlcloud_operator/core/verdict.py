@@ -44,6 +44,15 @@ def testify(facts: Facts, of: RoundStatus, member: Member, lost: Mapping[str, st
     return Testimony(tuple(found), complete or gone or departure is not None)
 
 
+def gather(facts: Facts, ended: EndedRound, lost: Mapping[str, str]) -> EndedRound:
+    """The ended round with all that is known of it by now; what was known before is never forgotten."""
+    members = [member for member in ended.round.members if member.index not in ended.over]
+    found = [cause for member in members for cause in testify(facts, ended.round, member, lost).causes]
+    over = [member.index for member in members if _ended_by_itself(facts.by_uid.get(member.uid))]
+    changes = {"cause": causes.gravest([ended.cause, *found]), "over": sorted([*ended.over, *over])}
+    return ended.model_copy(update=changes)
+
+
 def cause_of(facts: Facts, of: RoundStatus, lost: Mapping[str, str]) -> Failure | None:
     """The gravest thing that happened in a round so far; None when nothing did."""
     return causes.gravest(cause for member in of.members for cause in testify(facts, of, member, lost).causes)
@@ -69,7 +78,7 @@ def is_settled(facts: Facts, ended: EndedRound, lost: Mapping[str, str]) -> bool
     """Whether the cause can be named: all have spoken, or there was time enough for those who have not."""
     if ended.cause is not None and ended.cause.reason is Outcome.INVALID_INPUT:
         return True
-    members = ended.round.members
+    members = [member for member in ended.round.members if member.index not in ended.over]
     waiting_for = [member for member in members if not testify(facts, ended.round, member, lost).spoken]
     if not waiting_for:
         return True
@@ -91,6 +100,10 @@ def settle_again_at(facts: Facts, ended: EndedRound) -> datetime:
 def members_of(rounds: Iterable[RoundStatus]) -> frozenset[str]:
     """The uids of all members of some rounds."""
     return frozenset(member.uid for one in rounds for member in one.members)
+
+
+def _ended_by_itself(pod: PodView | None) -> bool:
+    return pod is not None and pod.phase in OVER and not pod.deleting
 
 
 def _settling_since(facts: Facts, ended: EndedRound) -> datetime:

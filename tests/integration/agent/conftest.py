@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -106,11 +108,23 @@ class Rendezvous:
             self.changed.notify_all()
         self.server.shutdown()
         self.server.server_close()
+        for connection in self.server.connections:  # as when the process ends
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connections: list[socket.socket] = []
+
+    def get_request(self) -> Any:
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """An agent that was killed in the middle of a request is what these tests are about."""
@@ -238,9 +252,9 @@ def script_job(command: list[str], **more: Any) -> dict[str, Any]:
 def round_of(number: int, job: dict[str, Any], **more: Any) -> dict[str, Any]:
     """An instruction for one worker with one rank, unless told otherwise."""
     instruction = {
-        "kind": "round", "round": number, "nonce": f"nonce{number}", "ranks": [0], "worldSize": 1, "workers": 1, "index": 0,
-        "masterAddr": "127.0.0.1", "masterPort": 29500, "threads": 1, "restarts": number - 1, "initS": 120, "checkpointS": 300,
-        "job": job,
+        "kind": "round", "round": number, "nonce": f"nonce{number}", "ranks": [0], "worldSize": 1, "workers": 1,
+        "index": 0, "masterAddr": "127.0.0.1", "masterPort": 29500, "threads": 1, "restarts": number - 1,
+        "initS": 120, "checkpointS": 300, "job": job,
     }  # fmt: skip
     return {**instruction, **more}
 
@@ -314,10 +328,41 @@ def start_agent(tmp_path: Path, agent_pyz: Path, rendezvous: Rendezvous) -> Iter
 
 
 @pytest.fixture
-def job() -> Callable[..., dict[str, Any]]:
-    return script_job
+def round_script() -> Callable[..., dict[str, Any]]:
+    """`round_script(number, *command, **fields)`: the instruction for a round of a script job."""
+    return lambda number, *command, **more: round_of(number, script_job(list(command)), **more)
 
 
 @pytest.fixture
-def round_() -> Callable[..., dict[str, Any]]:
-    return round_of
+def round_workload() -> Callable[..., dict[str, Any]]:
+    """`round_workload(number, name, **fields)`: the instruction for a round of a built-in workload."""
+    return lambda number, name, **more: round_of(number, script_job([], workload=name, script=None), **more)
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    return wait_until
+
+
+@pytest.fixture
+def processes_below() -> Callable[[int], list[int]]:
+    """Child processes of a pid."""
+    return children
+
+
+@pytest.fixture
+def is_alive() -> Callable[[int], bool]:
+    return alive
+
+
+@pytest.fixture
+def make_rendezvous() -> Iterator[Callable[..., Rendezvous]]:
+    servers: list[Rendezvous] = []
+
+    def make(port: int = 0, tls: ssl.SSLContext | None = None) -> Rendezvous:
+        servers.append(Rendezvous(port, tls))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()

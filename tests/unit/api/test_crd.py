@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from dlcloud_operator.api import TrainingJobSpec
-from dlcloud_operator.api.crd import build_crd, crd_text, main, schema_of
-from dlcloud_operator.api.rules import CHANGE_RULES, OBJECT_RULES, SPEC_RULES
 from pydantic import BaseModel, Field
+
+from dlcloud_operator.api import TrainingJobSpec, docs
+from dlcloud_operator.api.crd import build_crd, crd_text, main, schema_of
+from dlcloud_operator.api.parameters import load_contract
+from dlcloud_operator.api.rules import CHANGE_RULES, OBJECT_RULES, SPEC_RULES
 
 CHART = Path(__file__).parents[3] / "charts"
 VERSION = build_crd()["spec"]["versions"][0]
@@ -111,7 +113,7 @@ def test_every_rule_is_in_the_definition_and_speaks_of_a_field() -> None:
 def test_the_columns_are_those_promised() -> None:
     columns = VERSION["additionalPrinterColumns"]
     assert [column["name"].upper() for column in columns if not column.get("priority")] == (
-        "PHASE WORKERS EPOCH STEP LOSS RATE RESTARTS AGE".split()
+        ["PHASE", "WORKERS", "EPOCH", "STEP", "LOSS", "RATE", "RESTARTS", "AGE"]
     )
     assert [column["name"].upper() for column in columns if column.get("priority")] == ["ETA", "CHECKPOINT", "MESSAGE"]
 
@@ -174,3 +176,19 @@ def test_an_exclusive_bound_becomes_a_flag() -> None:
         "exclusiveMaximum": True,
         "default": 1.0,
     }
+
+
+def test_the_page_of_the_api_is_current_and_a_stale_one_is_noticed(tmp_path: Path) -> None:
+    assert docs.main(["--check"]) == 0, "run make api-docs"
+    page = tmp_path / "api.md"
+    assert docs.main(["--check", "--out", str(page)]) == 1
+    assert docs.main(["--out", str(page)]) == 0
+    assert docs.main(["--check", "--out", str(page)]) == 0
+
+
+def test_the_page_names_every_field_and_every_parameter() -> None:
+    page = docs.docs_text()
+    for name in schema_of(TrainingJobSpec)["properties"]:
+        assert f"| `{name}` |" in page
+    for workload in load_contract().values():
+        assert all(f"| `{name}` |" in page for name in workload.parameters)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from dlcloud.manifest import ManifestErrors, load_manifest, load_manifests
 
 GOOD = """\
@@ -38,7 +39,8 @@ def test_a_good_file_is_a_job(tmp_path: Path) -> None:
 
 
 def test_every_mistake_is_told_by_line_and_column_in_their_order(tmp_path: Path) -> None:
-    text = GOOD + "  workers:\n    gpu: 1\n    count: 0\n  scheduling:\n    tolerations:\n    - {key: a}\n    - 3\n  limits: {}\n"
+    text = GOOD + "  workers:\n    gpu: 1\n    count: 0\n"
+    text += "  scheduling:\n    tolerations:\n    - {key: a}\n    - 3\n"
     text = text.replace("name: a", 'name: a, labels: {"a.b/c": 1}')
     assert [line.split(": ")[0] + " " + line.split(": ")[1] for line in errors(tmp_path, text)] == [
         ':3:30 metadata.labels["a.b/c"]',

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dlcloud_operator.api import parameters
 from dlcloud_operator.api.parameters import check_data, check_parameters, fill_defaults, load_contract
 
@@ -69,7 +70,11 @@ def test_a_good_value_is_accepted(name: str, value: Any) -> None:
         ("epochs", 1.5, "1.5 is a number with a fraction; give a whole number from 1 to 100"),
         ("epochs", True, "true is a boolean; give a whole number from 1 to 100"),
         ("epochs", "3", "'3' is text; give a whole number from 1 to 100, without quotes"),
-        ("epochs", 10**400, "a number of more than 30 digits is more than 64 bits hold; give a whole number from 1 to 100"),
+        (
+            "epochs",
+            10**400,
+            "a number of more than 30 digits is more than 64 bits hold; give a whole number from 1 to 100",
+        ),
         ("epochs", None, "is empty; give a whole number from 1 to 100, or leave the line out"),
         ("learningRate", 0, "0 is out of range; give a number more than 0 and less than 1"),
         ("learningRate", 1, "1 is out of range; give a number more than 0 and less than 1"),
@@ -86,7 +91,9 @@ def test_a_bad_value_is_refused_in_one_sentence(name: str, value: Any, sentence:
     assert fault(name, value) == sentence
 
 
-@pytest.mark.parametrize(("name", "near"), [("epoch", "epochs"), ("learning_rate", "learningRate"), ("max-steps", "maxSteps")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("epoch", "epochs"), ("learning_rate", "learningRate"), ("max-steps", "maxSteps")]
+)
 def test_an_unknown_parameter_is_named_with_its_nearest_and_all_there_are(name: str, near: str) -> None:
     assert fault(name, 1) == (
         f"is not a parameter of net (did you mean {near}?); it has augment, epochs, kind, learningRate, maxSteps, note"

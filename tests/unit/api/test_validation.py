@@ -9,24 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dlcloud_operator.api import InvalidManifest, Phase, TrainingJob, TrainingJobSpec
 from dlcloud_operator.api.rules import check_change
 from dlcloud_operator.api.validation import parse_job, parse_spec
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 CASES: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[2] / "data" / "trainingjob_cases.yaml").read_text(encoding="utf-8")
 )
-RUNNING: dict[str, Any] = {
-    "workload": "cnn",
-    "parameters": {"epochs": 3},
-    "data": {"uri": "builtin://digits"},
-    "workers": {"count": 2},
-    "checkpoint": {"uri": "s3://checkpoints/"},
-    "resumeFrom": "s3://checkpoints/before/",
-    "objectStore": {"endpoint": "http://s3:8333"},
-}
+RUNNING: dict[str, Any] = CASES["running"]
 
 
 def over(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Scene:
         self, workers: int = 2, script: bool = False, each: dict[str, Any] | None = None, **fields: Any
     ) -> None:
         self.now = T0
+        self.script = script
         self.pods: dict[str, PodView] = {}
         self.reports: dict[str, Report] = {}
         self.listening_since = T0 - timedelta(hours=1)
@@ -221,7 +222,8 @@ class Scene:
         ended = {result.rank for result in told if result.round == number}
         if ranks is None:
             state = RankState.ENDED if index in ended else RankState.RUNNING
-            ranks = (RankView(index, state, quiet_s=0.1, step=10, longest_step_s=0.05),) if number else ()
+            tells = {} if self.script else {"quiet_s": 0.1, "step": 10, "longest_step_s": 0.05}
+            ranks = (RankView(index, state, **tells),) if number else ()
         self.reports[pod.uid] = Report(
             pod_uid=pod.uid,
             received_at=self.now,

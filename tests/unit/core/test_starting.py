@@ -209,15 +209,16 @@ def test_pauses_between_deaths_at_the_start_grow() -> None:
 
 
 def test_a_worker_that_never_gets_to_a_round_fails_the_job_with_its_words() -> None:
-    scene = Scene(workers=1, restart={"maxFailures": 1})
+    scene = Scene(workers=1, restart={"maxFailures": 0})
     scene.plan()
-    die_at_start(scene)
-    die_at_start(scene)
-    scene.plan(after=1)
+    for pause_s in (0, 1, 2):
+        die_at_start(scene)
+        assert scene.phase is Phase.PENDING
+        scene.plan(after=pause_s)
     assert scene.phase is Phase.FAILED
     assert scene.condition("Failed").reason == "TooManyFailures"
     assert scene.status.message == (
-        "worker 0 ended 2 times in a row before it could join (restart.maxFailures: 1); "
+        "worker 0 ended 3 times in a row before it could join a round; "
         "the last: worker 0: Error (exit code 127): python3: not found"
     )
 
@@ -292,7 +293,8 @@ def test_a_pod_whose_agent_never_reports_is_replaced_after_the_limit() -> None:
 def test_agents_that_never_report_end_the_job_at_last() -> None:
     scene = Scene(workers=1, limits={"start": "5m"}, restart={"maxFailures": 1})
     scene.plan()
-    for _ in range(2):
+    for _ in range(3):
+        assert scene.phase is Phase.PENDING
         scene.run(0)
         scene.plan(after=300)
     assert scene.condition("Failed").reason == "TooManyFailures"

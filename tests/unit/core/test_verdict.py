@@ -121,10 +121,9 @@ def test_a_fact_is_kept_when_its_witness_vanishes_before_the_verdict() -> None:
     assert scene.recovery.unsettled
     del scene.pods["digits-1-1"]
     scene.now += seconds(1)
-    scene.report(0, RankResult(1, 0, Outcome.OUT_OF_MEMORY, scene.now, -9), round=1)
+    scene.report(0, RankResult(1, 0, Outcome.PEER_LOST, scene.now, 72), round=1)
     scene.plan()
-    assert cause(scene).reason is Outcome.POD_LOST, "a pod that is gone counts as lost: the graver of both facts"
-    assert cause(scene).message == "pod digits-1-1 is gone"
+    assert cause(scene).reason is Outcome.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_an_unknown_field_is_named_with_the_known_ones() -> None:
 
 
 def test_a_container_without_a_command_is_told_to_have_one() -> None:
-    with pytest.raises(NotReady, match="'trainer' has no command.*give it a command"):
+    with pytest.raises(NotReady, match=r"'trainer' has no command.*give it a command"):
         launch({"args": ["x"]})
 
 

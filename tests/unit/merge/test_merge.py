@@ -1,4 +1,4 @@
-"""A podTemplate is merged as `kubectl` would: each kind of field by its own rule, from a table made from the API's document."""
+"""A podTemplate is merged as `kubectl` would: each kind of field by its own rule, from a generated table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dlcloud_operator.engine.merge import MergeError, load_merge_keys, merge
-from dlcloud_operator.engine.merge_keys_generate import build_merge_keys, main
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from dlcloud_operator.engine.merge import MergeError, load_merge_keys, merge
+from dlcloud_operator.engine.merge_keys_generate import build_merge_keys, main
 
 
 def pod(**fields: Any) -> dict[str, Any]:
@@ -175,7 +176,10 @@ def test_retain_keys_keeps_only_what_it_names() -> None:
         (pod(securityContext={"$patch": "remove"}), ("spec", "securityContext", "$patch")),
         (pod(securityContext={"$retainKeys": ["a"], "b": 1}), ("spec", "securityContext", "$retainKeys")),
         (pod(containers=[{"name": "a", "$patch": "replace"}]), ("spec", "containers", 0)),
-        ({"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}}, ("metadata", "$deleteFromPrimitiveList/finalizers")),
+        (
+            {"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}},
+            ("metadata", "$deleteFromPrimitiveList/finalizers"),
+        ),
     ],
 )
 def test_what_cannot_be_merged_is_refused_where_it_stands(patch: dict[str, Any], path: tuple[str | int, ...]) -> None:

@@ -87,9 +87,11 @@ class App:
             signal.signal(number, lambda number, frame: self.inbox.put(Told(number)))
         signal.signal(signal.SIGCHLD, lambda number, frame: self.inbox.put(ChildrenChanged()))
         self.poller.start()
-        self.output.start()
-        self.link.listen(self.say)
         self.events.start()
+        self.output.start()
+        # Only now, so that no other thread ever takes a signal; and before the zygote, which would inherit the block.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        self.link.listen(self.say)
         self.supervisor.start_zygote()
         self.counter = find_counter()
         self.state.oom_baseline = read_counter(self.counter)

@@ -6,6 +6,7 @@ May import the standard library only, and of this package only what the first re
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from .ledger import Ledger
@@ -13,12 +14,14 @@ from .links import Link, Reporter
 from .ports import free_port
 from .settings import SettingsError, read_settings
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
 EXIT_USAGE = 64
 EXIT_BROKEN = 70
 
 
 def main() -> None:
     """Run the agent in this process; never returns."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # kept for the handlers that come with the rest
     try:
         settings = read_settings(os.environ)
         ledger = Ledger(workload=bool(settings.workload), address=settings.address, port=free_port(0))

@@ -4,8 +4,6 @@ the object stores.
 May import objects.errors only.
 """
 
-# ruff: noqa: N818 - errors are named by what is wrong
-
 from __future__ import annotations
 
 from ..objects.errors import (

@@ -5,8 +5,6 @@ lost reply for a
 conflict: every write has a random mark, and after a 412 the head is read back and compared.
 """
 
-# ruff: noqa: N818 - errors are named by what is wrong
-
 from __future__ import annotations
 
 import secrets

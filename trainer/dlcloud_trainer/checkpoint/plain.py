@@ -43,8 +43,7 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return _encode_mapping(value, name, tensors)
     raise StateNotPlain(
         f"{name}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored; keep tensors, numbers, "
-        "text, lists, tuples "
-        "and dictionaries in state_dict(), and make the rest again in load_state_dict()"
+        "text, lists, tuples and dictionaries in state_dict(), and make the rest again in load_state_dict()"
     )
 
 

@@ -3,8 +3,6 @@
 May import the standard library only. No message may ever hold a credential: none of them quotes a server's answer.
 """
 
-# ruff: noqa: N818 - errors are named by what is wrong
-
 from __future__ import annotations
 
 

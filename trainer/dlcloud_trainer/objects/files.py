@@ -5,8 +5,6 @@ rename. A
 condition is checked and the rename made under a lock that is held for microseconds only.
 """
 
-# ruff: noqa: N818 - errors are named by what is wrong
-
 from __future__ import annotations
 
 import errno

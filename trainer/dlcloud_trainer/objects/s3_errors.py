@@ -35,8 +35,7 @@ def translate(error: BaseException, *, bucket: str, where: str, key: str) -> Exc
     if any(host in text for host in METADATA_HOSTS):
         return CredentialsMissing(
             f"bucket {bucket!r} at {where}: no credentials; name a Secret with AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY in "
-            "objectStore.credentialsSecret, or give the pod an identity of its own"
+            "AWS_SECRET_ACCESS_KEY in objectStore.credentialsSecret, or give the pod an identity of its own"
         )
     if code == "NoSuchBucket":
         return BucketMissing(f"bucket {bucket!r} does not exist at {where}; create it, or correct the URI")

@@ -55,7 +55,7 @@ def run_python(run: PythonRun) -> None:
 def finish(body: Callable[[], object]) -> NoReturn:
     """Run the body, then end as the interpreter would: threads joined, atexit handlers run, streams flushed.
 
-    The interpreter's teardown is left out: the kernel frees faster, and libraries of a forked process may deadlock there.
+    The interpreter's teardown is left out: the kernel frees faster, and libraries of a forked process may hang there.
     """
     code = _exit_code_of(body)
     for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]

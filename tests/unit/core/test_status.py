@@ -1,0 +1,176 @@
+"""What the user sees."""
+
+from __future__ import annotations
+
+import math
+
+from dlcloud_operator.api import CheckpointStatus, Outcome, Phase, Progress
+from dlcloud_operator.core import AgentWarning, RankState, RankView, WriteStatus
+
+from .scene import T0, Scene, seconds, training
+
+
+def write_of(scene: Scene) -> WriteStatus:
+    writes = scene.of(WriteStatus)
+    assert len(writes) == 1
+    return writes[0]
+
+
+def test_a_training_job_says_so() -> None:
+    scene = training(workers=4)
+    assert (scene.phase, scene.status.workers.text) == (Phase.RUNNING, "4/4")
+    assert scene.status.message == "training on 4 workers"
+    assert {one.type: one.status for one in scene.status.conditions} == {
+        "Admitted": "True",
+        "PodsReady": "True",
+        "Training": "True",
+    }
+
+
+def test_a_transition_time_moves_with_the_answer_alone() -> None:
+    scene = training()
+    began = scene.condition("Training").last_transition_time
+    assert began > T0
+    scene.now += seconds(10)
+    scene.report(1, scene.result(1, Outcome.ERROR))
+    scene.report(0)
+    scene.plan()
+    stopped = scene.condition("Training")
+    assert (stopped.status, stopped.last_transition_time) == ("False", scene.now)
+    scene.now += seconds(5)
+    scene.report(0, ranks=[RankView(0, RankState.STARTING)])
+    scene.plan()
+    assert scene.condition("Training").last_transition_time == stopped.last_transition_time
+    scene.now += seconds(5)
+    scene.report(0)
+    scene.report(1)
+    scene.plan()
+    assert scene.condition("Training").last_transition_time == scene.now
+
+
+def test_progress_alone_is_not_urgent() -> None:
+    scene = training()
+    scene.report(0, progress=Progress(epoch=1, step=20, total_steps=100, loss=0.25))
+    scene.plan(after=1)
+    assert not write_of(scene).urgent
+    assert scene.status.progress is not None
+    assert (scene.status.progress.step, scene.status.progress.loss) == (20, 0.25)
+
+
+def test_a_checkpoint_alone_is_not_urgent() -> None:
+    scene = training()
+    saved = CheckpointStatus(step=10, uri="s3://checkpoints/m.json", committed_at=scene.now)
+    scene.report(0, checkpoint=saved)
+    scene.plan(after=1)
+    assert not write_of(scene).urgent
+    assert scene.status.checkpoint == saved
+
+
+def test_an_end_of_a_round_is_urgent() -> None:
+    scene = training()
+    scene.report(1, scene.result(1, Outcome.ERROR))
+    scene.plan()
+    assert write_of(scene).urgent
+
+
+def test_a_heartbeat_writes_nothing() -> None:
+    scene = training()
+    scene.report(0, progress=Progress(step=10, total_steps=100, loss=0.5))
+    scene.plan()
+    for _ in range(20):
+        scene.now += seconds(5)
+        scene.hear_all(progress=Progress(step=10, total_steps=100, loss=0.5, reported_at=scene.now))
+        scene.plan()
+        assert scene.of(WriteStatus) == []
+
+
+def test_numbers_that_are_not_finite_never_reach_the_status() -> None:
+    scene = training()
+    bad = Progress(step=20, loss=0.5).model_copy(
+        update={"loss": math.nan, "metrics": {"accuracy": math.inf, "f1": 0.5}, "samples_per_second": -math.inf}
+    )
+    scene.report(0, progress=bad)
+    scene.plan()
+    assert scene.status.progress is not None
+    assert (scene.status.progress.loss, scene.status.progress.samples_per_second) == (None, None)
+    assert scene.status.progress.metrics == {"f1": 0.5}
+    assert scene.has_condition("LossNotFinite")
+    assert scene.event_reasons == ["LossNotFinite"]
+    scene.report(0, progress=Progress(step=30, loss=0.4))
+    scene.plan()
+    assert not scene.has_condition("LossNotFinite")
+
+
+def test_an_agents_warning_becomes_a_condition_and_one_event() -> None:
+    scene = training()
+    warning = AgentWarning("CheckpointDamaged", "fell back to step 10", scene.now)
+    for _ in range(3):
+        scene.report(0, warnings=[warning])
+        scene.plan(after=1)
+    assert scene.condition("CheckpointDamaged").message == "fell back to step 10"
+    assert scene.event_reasons == ["CheckpointDamaged"]
+
+
+def test_an_agent_cannot_declare_its_job_complete() -> None:
+    scene = training()
+    scene.report(0, warnings=[AgentWarning("Complete", "", scene.now), AgentWarning("Failed", "", scene.now)])
+    scene.plan()
+    assert not scene.has_condition("Complete")
+    assert not scene.has_condition("Failed")
+
+
+def test_more_warnings_than_fit_are_dropped() -> None:
+    scene = training()
+    scene.report(0, warnings=[AgentWarning(f"W{number}", "", scene.now) for number in range(40)])
+    scene.plan()
+    assert len(scene.status.conditions) == 16
+    scene.plan(after=1)
+    assert scene.of(WriteStatus) == []
+
+
+def test_only_worker_0_tells_progress() -> None:
+    scene = training()
+    scene.report(1, progress=Progress(step=99))
+    scene.plan()
+    assert scene.status.progress is not None
+    assert scene.status.progress.step == 10
+
+
+def test_progress_survives_the_pod_that_told_it() -> None:
+    scene = training()
+    scene.remove(0)
+    scene.reports.clear()
+    scene.plan()
+    assert scene.status.progress is not None
+    assert scene.status.progress.step == 10
+
+
+def test_a_restart_tells_its_cause_and_what_it_waits_for() -> None:
+    scene = training()
+    scene.exit(1, 137, "OOMKilled")
+    scene.plan()
+    scene.change(1, waiting="0/3 nodes are available: 3 Insufficient memory")
+    scene.report(0)
+    scene.plan()
+    assert scene.phase is Phase.RESTARTING
+    assert scene.status.message == (
+        "restarting after round 1: worker 1: OutOfMemory (exit code 137): pod digits-1-1 ran out of memory; "
+        "waiting for 1 of 2 workers: 0/3 nodes are available: 3 Insufficient memory"
+    )
+
+
+def test_a_new_generation_is_acknowledged() -> None:
+    scene = training()
+    scene.respec(ttlSecondsAfterFinished=5)
+    scene.plan()
+    assert scene.status.observed_generation == 2
+    assert scene.condition("Training").observed_generation == 2
+
+
+def test_a_status_fits_the_limits_of_its_schema() -> None:
+    scene = training(workers=1)
+    scene.report(0, scene.result(0, Outcome.ERROR, 1, "é" * 4000))
+    scene.plan()
+    scene.change(0, phase="Pending", waiting="x" * 5000)
+    scene.plan()
+    type(scene.status).model_validate(scene.status.to_json())

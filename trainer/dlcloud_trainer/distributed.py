@@ -1,0 +1,185 @@
+"""The ranks of a round: how they find each other, and the few collectives the loop needs.
+
+May import torch and checkpoint's values. Never a collective of Python objects (it unpickles what a peer sends), never one before the
+nonce was compared: a process of an older round may still answer at the same address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .assignment import Assignment, Place
+from .checkpoint import Restored
+from .errors import PeerLost, StaleRound
+
+NONCE_KEY = "dlcloud/nonce"
+POLL_S = 0.005
+COLLECTIVE_LIMIT_S = 3600.0  # the operator's step limit comes first; this one is for a pod whose operator is gone
+SIOCGIFADDR = 0x8915
+
+T = TypeVar("T")
+
+
+class Group:
+    """The ranks that train together; one rank alone needs no process group, and has none."""
+
+    def __init__(self, place: Place, device: torch.device, store: dist.Store | None = None) -> None:
+        self.rank, self.world_size, self._device = place.rank, place.world_size, device
+        self._store = store  # rank 0's holds the server: it lives as long as the group
+
+    @property
+    def alone(self) -> bool:
+        """One rank only."""
+        return self.world_size == 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values (on the CPU) added up over all ranks, in place."""
+        if not self.alone:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum(torch.zeros(1))
+
+    def share(self, restored: Restored | None) -> Restored | None:
+        """Rank 0's restored state on every rank."""
+        if self.alone:
+            return restored
+        header, flat = (b"", torch.empty(0, dtype=torch.uint8)) if restored is None else restored.pack()
+        sizes = torch.tensor([len(header), flat.numel()])
+        dist.broadcast(sizes, 0)
+        header_size, flat_size = sizes.tolist()
+        if header_size == 0:
+            return None
+        if self.rank != 0:
+            flat = torch.empty(flat_size, dtype=torch.uint8)
+        text = torch.frombuffer(bytearray(header or header_size), dtype=torch.uint8)
+        dist.broadcast(text, 0)
+        if flat_size:
+            dist.broadcast(flat, 0)
+        return restored if self.rank == 0 else Restored.unpack(text.numpy().tobytes(), flat)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward averages the gradients over all ranks. Every rank already has the same weights."""
+        if self.alone:
+            return model
+        ids = [self._device] if self._device.type == "cuda" else None
+        # The weights come from one seed or one checkpoint: sending them once more would cost the size of the model.
+        return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, init_sync=False)
+
+
+@dataclass(frozen=True)
+class Agreed(Generic[T]):
+    """What all ranks know about an earlier step. `loss` is the mean over its samples, None when nobody asked."""
+
+    stop: bool
+    loss: float | None
+    about: T
+
+
+class Agreement(Generic[T]):
+    """Tells every rank, one step later, whether any of them wants to stop: so all stop after the same step, and no step waits."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._pending: tuple[dist.Work | None, Tensor, bool, T] | None = None
+
+    def exchange(self, *, stop: bool, loss: Tensor | None, about: T) -> Agreed[T] | None:
+        """Say something about this step, and hear about the one before (None at the first). Reading a loss on a GPU waits for it."""
+        values = torch.tensor([float(stop), 0.0 if loss is None else loss.item()], dtype=torch.float64)
+        work = None if self._group.alone else dist.all_reduce(values, async_op=True)
+        before = self.settle()
+        self._pending = (work, values, loss is not None, about)
+        return self.settle() if self._group.alone else before
+
+    def settle(self) -> Agreed[T] | None:
+        """Hear about the last step said, None when it was heard."""
+        if self._pending is None:
+            return None
+        (work, values, has_loss, about), self._pending = self._pending, None
+        if work is not None:
+            work.wait()
+        stop, loss = values.tolist()
+        return Agreed(stop > 0, loss / self._group.world_size if has_loss else None, about)
+
+
+def choose_device(place: Place) -> torch.device:
+    """The pod's GPU of this rank, else the CPU."""
+    if torch.cuda.is_available() and place.local_rank < torch.cuda.device_count():
+        device = torch.device("cuda", place.local_rank)
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def join(assignment: Assignment, place: Place, device: torch.device) -> Group:
+    """Meet the other ranks within `init_s`; raises `PeerLost`, `StaleRound` or what torch raises."""
+    if place.world_size == 1:
+        return Group(place, device)
+    address, port, limit = assignment.master_addr, assignment.master_port, timedelta(seconds=assignment.init_s)
+    if place.rank != 0:
+        _wait_for_listener(address, port, assignment.init_s)
+    store = dist.TCPStore(address, port, is_master=place.rank == 0, wait_for_workers=False, timeout=limit)
+    if place.rank == 0:
+        store.set(NONCE_KEY, assignment.nonce)
+    elif (found := store.get(NONCE_KEY).decode(errors="replace")) != assignment.nonce:
+        raise StaleRound(f"{address}:{port} belongs to the round with nonce {found!r}, this rank to {assignment.nonce!r}")
+    _name_interface(address, port)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(assignment.nonce, store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=COLLECTIVE_LIMIT_S),
+        device_id=device if device.type == "cuda" else None,
+    )
+    return Group(place, device, store)
+
+
+def _wait_for_listener(address: str, port: int, limit_s: float) -> None:
+    """torch's client pauses a second and more after its first refused connection; this looks every few milliseconds."""
+    end = time.monotonic() + limit_s
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=max(0.1, end - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise PeerLost(f"rank 0 at {address}:{port} did not answer within {limit_s:.0f} s: {error}") from None
+        time.sleep(POLL_S)
+
+
+def _name_interface(address: str, port: int) -> None:
+    """Have gloo and NCCL use the interface that leads to rank 0: gloo's own choice is whatever the host's name resolves to."""
+    name = interface_to(address, port)
+    if name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
+def interface_to(address: str, port: int) -> str | None:
+    """The network interface with the IPv4 address that packets to `address` leave from, None when it cannot be told."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, port))  # sends nothing
+        own = socket.inet_aton(probe.getsockname()[0])
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                reply = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if reply[20:24] == own:
+                    return name
+    return None

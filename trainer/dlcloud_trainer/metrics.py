@@ -1,0 +1,104 @@
+"""The training's records as JSON lines in the store, below `metrics/{round}/`; written by a thread of rank 0.
+
+May import the standard library and events. A store that fails costs records, never the training.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from .events import finite, time_text
+
+EVERY_S = 2.0
+PART_BYTES = 256 * 1024
+RETRY_S = 5.0
+CLOSING_TRIES = 3
+CLOSING_PAUSE_S = 0.3
+
+
+def part_key(round: int, part: int) -> str:
+    """Key of one part, counted from 0."""
+    return f"metrics/{round:06d}/{part:06d}.jsonl"
+
+
+class MetricsLog:
+    """Records of one round. `put(key, data)` writes an object; `warn(reason, message)` is called once per trouble."""
+
+    def __init__(
+        self,
+        put: Callable[[str, bytes], object],
+        round: int,
+        warn: Callable[[str, str], None],
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self._put, self._round, self._warn, self._part_bytes = put, round, warn, part_bytes
+        self._parts: list[bytearray] = []  # those not yet written whole; the last one grows
+        self._first = 0  # number of the first of them
+        self._changed = threading.Condition()
+        self._dirty = self._closing = self._told = False
+        self._thread: threading.Thread | None = None
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Add a record; `kind` is train, validation or test. Returns at once."""
+        record = {"kind": kind, "time": time_text(datetime.now(UTC)), **finite(fields)}
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with self._changed:
+            if not self._parts or len(self._parts[-1]) + len(line) > self._part_bytes:
+                self._parts.append(bytearray())
+            self._parts[-1] += line
+            self._dirty = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+                self._thread.start()
+
+    def close(self, limit_s: float) -> None:
+        """Write what is left, for at most `limit_s`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(limit_s)
+
+    def _run(self) -> None:
+        pause_s, last = EVERY_S, False
+        while not last:
+            with self._changed:
+                last = self._changed.wait_for(lambda: self._closing, pause_s)
+            for _ in range(CLOSING_TRIES if last else 1):
+                written = self._write_parts()
+                if written:
+                    break
+                if last:
+                    time.sleep(CLOSING_PAUSE_S)
+            pause_s = EVERY_S if written else RETRY_S
+
+    def _write_parts(self) -> bool:
+        with self._changed:
+            if not self._dirty:
+                return True
+            pending = [(self._first + index, bytes(part)) for index, part in enumerate(self._parts)]
+            self._dirty = False
+        for number, data in pending:
+            try:
+                self._put(part_key(self._round, number), data)
+            except Exception as error:
+                self._failed(error)
+                return False
+            with self._changed:
+                if number < self._first + len(self._parts) - 1:  # a later part was begun: this one is whole
+                    del self._parts[0]
+                    self._first += 1
+        self._told = False
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        with self._changed:
+            self._dirty = True
+        if not self._told:
+            self._told = True
+            self._warn("MetricsNotWritten", f"records are kept and written later: {error}")

@@ -1,0 +1,107 @@
+"""What a forked rank of a built-in workload runs: from its environment to its exit code.
+
+May import the rest of the trainer, but agent and zygote. The zygote imports this module before it forks: importing must start no thread and
+compute nothing. A rank ends by `os._exit`: no destructor of a process group or a thread pool may hold up the next round.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import torch
+import torch._dynamo  # noqa: F401  what torch would import at the first optimiser step, 1 s of every rank's start
+
+from .assignment import Assignment, Place, parse_assignment, parse_place
+from .events import Events
+from .exits import DRAINED, SUCCEEDED, Ending, judge
+from .loop import train
+from .saver import Saver
+from .workload import parse_parameters
+from .workloads import find_workload
+
+LEAVE_S = 2.0
+
+
+class Drain:
+    """SIGTERM: before the training there is nothing to save and the rank ends at once, from then on the ranks agree on a step."""
+
+    def __init__(self) -> None:
+        self.asked = self.training = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.training:
+            os._exit(DRAINED)
+
+
+def main() -> NoReturn:
+    """Be the rank the environment names; ends the process."""
+    drain = Drain()
+    descriptor = os.environ.get("DLCLOUD_EVENTS_FD", "")
+    events = Events(int(descriptor) if descriptor else None)
+    saver: Saver | None = None
+
+    def opened(made: Saver) -> None:
+        nonlocal saver
+        saver = made
+
+    try:
+        code = run(events, drain, opened)
+    except BaseException as error:
+        ending = judge(error, draining=drain.asked)
+        _tell(ending, events)
+        if saver is not None:
+            saver.leave(LEAVE_S)
+        code = ending.code
+    _exit(code)
+
+
+def run(events: Events, drain: Drain, opened: Callable[[Saver], None]) -> int:
+    """Read the assignment, prepare the process, train; the exit code of a good end. Raises what `judge` knows."""
+    ca_file = os.environ.get("DLCLOUD_STORE_CA_FILE")
+    assignment = parse_assignment(os.environ["DLCLOUD_ASSIGNMENT"], ca_file or None)
+    place = parse_place(os.environ)
+    _prepare_process(assignment)
+    workload = find_workload(assignment.job.workload)
+    parameters = parse_parameters(workload, assignment.job.parameters)
+    saver = Saver(assignment, parameters.seed, events, active=place.rank == 0)
+    opened(saver)
+    drain.training = True
+    finished = train(assignment, place, workload, parameters, saver, events, lambda: drain.asked)
+    return SUCCEEDED if finished else DRAINED
+
+
+def _prepare_process(assignment: Assignment) -> None:
+    torch.set_num_threads(assignment.threads)
+    torch.set_flush_denormal(True)
+    if torch.cuda.is_available():
+        # A lost peer must end in an exception of ours, not in an abort by NCCL's watchdog.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _tell(ending: Ending, events: Events) -> None:
+    if ending.code != DRAINED:
+        events.failed(ending.outcome, ending.message)
+    if not ending.expected:
+        traceback.print_exc()
+    elif ending.code != DRAINED:
+        sys.stderr.write(f"{ending.outcome}: {ending.message}\n")
+
+
+def _exit(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
