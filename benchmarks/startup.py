@@ -6,6 +6,7 @@ Beside each: torchrun or a fresh interpreter, in turn in the same run. `python -
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -80,8 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # an agent that was ended does not wait for its answer
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None: ...
 

@@ -164,7 +164,7 @@ def _figure(curve: Curve, title: str) -> Any:
         accuracy_axes.set_ylabel("validation accuracy", fontsize=12, color=_ACCURACY_COLOUR)
         lowest = min(y for _, y in curve.accuracy)
         accuracy_axes.set_ylim(math.floor(max(0.0, lowest - 0.02) * 20) / 20, 1.0)
-        accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     else:
         accuracy_axes.set_yticks([])
     for i, step in enumerate(curve.restarts):

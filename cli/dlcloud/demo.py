@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .ending import RunFacts, ending_lines
 from .exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from .follow import follow
 from .history import SavedCheckpoint, curve_of, read_checkpoints
-from .home import make_run_folder, short
+from .home import make_run_folder, program, short
 from .manifest import ManifestErrors, load_manifest
 from .metrics import Record, merge, read_records
 from .objects import ObjectInfo, StoreError, open_reader
@@ -80,11 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _demo(job: TrainingJob, run_dir: Path, out: Output, err: Output, *, plain: bool, keep: bool) -> int:
     log_to(run_dir)
-    count = job.spec.workers.count
-    out.line(
-        f"A CNN learns 1,797 handwritten digits on {count} workers: processes of this machine, with an S3 server of"
-    )
-    out.line("their own. After the first checkpoint one worker's process is killed, and the job goes on.")
+    out.line(f"A CNN learns 1,797 handwritten digits on {job.spec.workers.count} workers: processes of this")
+    out.line("machine, with an S3 server of their own. After the first checkpoint one worker's")
+    out.line("process is killed, and the job goes on.")
     session = LocalSession(job, run_dir, StoreSettings(None, run_dir / "store"), PROJECT)
     act = Act()
     view = open_view(out, sys.stdout, plain=plain, show_log=False)
@@ -129,20 +127,22 @@ def _read_store(session: LocalSession, act: Act) -> None:
 def _report(job: TrainingJob, last: Snapshot, act: Act, run_dir: Path, *, keep: bool) -> list[str]:
     """What the user came for: accuracy, curve, checkpoints, the price of the kill, and where to go from here."""
     curve = curve_of(act.records, act.checkpoints)
+    if act.recovery is not None:  # a round that dies within its first seconds leaves no metrics to tell of it
+        curve = replace(curve, restarts=[act.recovery.resumed_from_step])
     accuracy = _test_accuracy(act.records, last)
     restarted = f"{last.restarts} restart{'s' * (last.restarts != 1)}"
     title = f"{job.metadata.name}: {job.spec.workers.count} workers, {restarted}"
     png = run_dir.parent / "learning-curve.png"
     lines = ["", *terminal_lines(curve), ""]
-    lines.append(f"test accuracy   {accuracy:.2%}" if accuracy is not None else "test accuracy   not measured")
-    lines.append(f"time            {duration(last.elapsed)}, {restarted}")
+    lines.append(f"test accuracy     {accuracy:.2%}" if accuracy is not None else "test accuracy     not measured")
+    lines.append(f"time              {duration(last.elapsed)}, {restarted}")
     lines += _kill_lines(act.recovery)
     lines += _checkpoint_lines(act)
     try:
         write_png(curve, png, title + (f", test accuracy {accuracy:.1%}" if accuracy is not None else ""))
-        lines.append(f"learning curve  {short(png)}")
+        lines.append(f"learning curve    {short(png)}")
     except OSError as error:
-        lines.append(f"learning curve  not written: {png}: {error.strerror}")
+        lines.append(f"learning curve    not written: {png}: {error.strerror}")
     return lines + _next_lines(run_dir, keep=keep)
 
 
@@ -155,18 +155,16 @@ def _test_accuracy(records: Sequence[Record], last: Snapshot) -> float | None:
 
 def _kill_lines(recovery: Recovery | None) -> list[str]:
     if recovery is None:
-        return ["lost to the kill not measured: the job ended first"]
-    kill, steps = recovery.kill, recovery.repeated_steps
-    return [
-        f"lost to the kill {recovery.seconds:.2f} s from SIGKILL to the next step, "
-        f"{steps} step{'s' * (steps != 1)} done again ({recovery.resumed_from_step} to {kill.step})"
-    ]
+        return ["cost of the kill  not measured: the job ended first"]
+    steps = recovery.repeated_steps
+    again = f"{steps} step{'s' * (steps != 1)} done again, from {recovery.resumed_from_step} on"
+    return [f"cost of the kill  {recovery.seconds:.2f} s until the next step, {again}"]
 
 
 def _checkpoint_lines(act: Act) -> list[str]:
     if act.problem:
-        return [f"checkpoints     {act.problem}"]
-    lines = [f"checkpoints     {act.prefix}"]
+        return [f"checkpoints       {act.problem}"]
+    lines = ["checkpoints", f"  {act.prefix}"]
     for saved in act.checkpoints:
         at = clock(saved.created_at) if saved.created_at else ""
         extra = ", kept as the best" if saved.pinned else ""
@@ -176,15 +174,15 @@ def _checkpoint_lines(act: Act) -> list[str]:
 
 
 def _next_lines(run_dir: Path, *, keep: bool) -> list[str]:
-    kept = short(run_dir / "store") if keep else "removed (make it stay: python -m dlcloud.demo --keep)"
+    word = program()
     return [
-        f"output          {short(run_dir / 'pods')}",
-        f"S3 data         {kept}",
+        f"S3 data           {short(run_dir / 'store') if keep else 'removed; --keep would keep it'}",
+        f"workers' output   {short(run_dir / 'pods')}",
         "",
         "Next:",
-        f"  dlcloud run {MANIFEST} --local --workers 4 --set parameters.epochs=3",
-        "  dlcloud run manifests/script-ddp.yaml --local      a program of your own, written for torchrun",
-        "  dlcloud validate my-job.yaml                       every mistake, with its line",
+        f"  {word} run {MANIFEST} --local --workers 4",
+        f"  {word} run manifests/script-ddp.yaml --local    # a program of your own",
+        f"  {word} validate my-job.yaml                     # every mistake, with its line",
     ]
 
 

@@ -15,7 +15,7 @@ from dlcloud_operator.api import CheckpointStatus, Failure, Phase
 from .exits import EXIT_BROKEN_PIPE, EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED
 from .home import short
 from .view.snapshot import Snapshot
-from .view.words import duration, metric_name, metric_value, number, printable
+from .view.words import duration, metric_texts, number, printable
 
 _LOG_LINES, _LINE = 12, 300
 _STOPS = {
@@ -59,7 +59,7 @@ def _result(last: Snapshot) -> str:
             parts.append(f"step {progress.step}")
         if progress.loss is not None:
             parts.append(f"loss {number(progress.loss)}")
-        parts += [f"{metric_name(key)} {metric_value(key, value)}" for key, value in sorted(progress.metrics.items())]
+        parts += metric_texts(progress.metrics)
     parts.append(f"{last.restarts} restart{'s' * (last.restarts != 1)}")
     return ": " + ", ".join(parts)
 

@@ -21,6 +21,7 @@ from .view.terminal import View
 TICK_S = 0.2
 DRAIN_MARGIN_S = 10.0
 FINISHED_GRACE_S = 10.0
+SETTLE_S = 5.0
 Companion = Callable[[LocalSession], Awaitable[None]]
 _WORDS = {
     EXIT_INTERRUPTED: "Ctrl-C",
@@ -52,6 +53,8 @@ async def follow(
             grace_s = 0.0 if stop.now.is_set() else FINISHED_GRACE_S
             if at_success is not None and session.phase is Phase.SUCCEEDED:
                 await _unless(stop.now, at_success(session))
+            if session.phase is not None and session.phase.finished:
+                await _unless(stop.now, session.settle(SETTLE_S))
     finally:
         if companion is not None:
             companion.cancel()

@@ -41,3 +41,14 @@ def short(path: Path) -> str:
         return f"~/{path.relative_to(Path.home())}"
     except (ValueError, RuntimeError):
         return str(path)
+
+
+def program() -> str:
+    """How this very `dlcloud` is called in a shell here: by its name, or by its path when PATH leads elsewhere."""
+    beside = Path(sys.executable).parent / "dlcloud"
+    found = shutil.which("dlcloud")
+    if found is not None and Path(found).parent == beside.parent:
+        return "dlcloud"
+    if not beside.exists():
+        return "python3 -m dlcloud"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)

@@ -21,7 +21,7 @@ from dlcloud_operator.api import InvalidManifest, Problem, TrainingJob
 
 from .ending import RunFacts, ending_lines
 from .exits import EXIT_FAILED, EXIT_USAGE
-from .home import home, make_run_folder, short
+from .home import home, make_run_folder, program, short
 from .manifest import ManifestErrors, load_manifest
 from .output import Output
 from .overrides import apply_overrides
@@ -48,7 +48,7 @@ class RunOptions:
 
     def command(self) -> list[str]:
         """The command line that runs the same job again, without a resumeFrom of its own."""
-        words = ["dlcloud", "run", str(self.manifest), "--local"]
+        words = [*program().split(), "run", str(self.manifest), "--local"]
         words += ["--workers", str(self.workers)] if self.workers is not None else []
         for setting in self.settings:
             words += ["--set", setting] if not setting.removeprefix("spec.").startswith("resumeFrom=") else []

@@ -75,7 +75,7 @@ def _try_kill(session: LocalSession, rank: int) -> Kill | None:
     uid = next((member.uid for member in current.members if rank in member.ranks), None)
     steps = [r.step for report in reports if report.round == current.number for r in report.ranks if r.step is not None]
     pids = rank_pids(uid) if uid and steps else []
-    if len(pids) != 1:
+    if len(pids) != 1 or max(steps) <= saved:  # some work beyond the checkpoint, so that its loss is seen
         return None
     os.kill(pids[0], signal.SIGKILL)
     return Kill(rank, pids[0], datetime.now(UTC), current.number, max(steps), saved)

@@ -29,6 +29,7 @@ from .store import config_maps_of, secrets_of, store_need, with_store
 from .view.snapshot import EventLine, Snapshot, Tracker
 
 AGENT_BUILD_LIMIT_S = 60.0
+_POLL_S = 0.02
 
 
 class SessionError(Exception):
@@ -181,6 +182,14 @@ class LocalSession:
             finally:
                 if self._store is not None:
                     await self._store.stop()
+
+    async def settle(self, limit_s: float) -> None:
+        """Wait until every pod has left by itself: agents that are told of the job's end write their last words."""
+        give_up = asyncio.get_running_loop().time() + limit_s
+        while self._cluster is not None and self._view is not None and asyncio.get_running_loop().time() < give_up:
+            if all(pod.exit is not None for pod in await self._cluster.list_pods(self._view)):
+                return
+            await asyncio.sleep(_POLL_S)
 
     async def hurry(self) -> None:
         """Kill every pod now; `close` ends the rest."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 SHEBANG = b"#!/usr/bin/env python3\n"
 _PACKAGE = Path(__file__).parent
+_DIGEST = "sources.sha256"  # a member and no comment: an older Python does not find the archive before a comment
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
 
 
@@ -31,9 +32,8 @@ def build_agent(path: Path | str) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(SHEBANG)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # stored: nothing to inflate at each start
-                for name, data in members.items():
+                for name, data in {**members, _DIGEST: digest}.items():
                     archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
-                archive.comment = digest
         Path(temporary).chmod(0o755)
         Path(temporary).replace(path)
     except BaseException:
@@ -58,8 +58,8 @@ def _digest(members: dict[str, bytes]) -> bytes:
 def _holds(path: Path, digest: bytes) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.comment == digest
-    except (OSError, zipfile.BadZipFile):
+            return archive.read(_DIGEST) == digest
+    except (OSError, zipfile.BadZipFile, KeyError):
         return False
 
 

@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed has them, and does not say so
 from torch.nn.parallel import DistributedDataParallel
 
 from .assignment import Assignment, Place
@@ -36,7 +37,7 @@ T = TypeVar("T")
 class Group:
     """The ranks that train together; one rank alone needs no process group, and has none."""
 
-    def __init__(self, place: Place, device: torch.device, store: dist.Store | None = None) -> None:
+    def __init__(self, place: Place, device: torch.device, store: Store | None = None) -> None:
         self.rank, self.world_size, self._device = place.rank, place.world_size, device
         self._store = store  # rank 0's holds the server: it lives as long as the group
 
@@ -133,7 +134,7 @@ def join(assignment: Assignment, place: Place, device: torch.device) -> Group:
     address, port, limit = assignment.master_addr, assignment.master_port, timedelta(seconds=assignment.init_s)
     if place.rank != 0:
         _wait_for_listener(address, port, assignment.init_s)
-    store = dist.TCPStore(address, port, is_master=place.rank == 0, wait_for_workers=False, timeout=limit)
+    store = TCPStore(address, port, is_master=place.rank == 0, wait_for_workers=False, timeout=limit)
     if place.rank == 0:
         store.set(NONCE_KEY, assignment.nonce)
     elif (found := store.get(NONCE_KEY).decode(errors="replace")) != assignment.nonce:
@@ -142,7 +143,7 @@ def join(assignment: Assignment, place: Place, device: torch.device) -> Group:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore(assignment.nonce, store),
+        store=PrefixStore(assignment.nonce, store),
         rank=place.rank,
         world_size=place.world_size,
         timeout=timedelta(seconds=COLLECTIVE_LIMIT_S),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .assignment import Assignment, Place
-from .checkpoint import restore_into
+from .checkpoint import Stateful, restore_into
 from .distributed import Agreement, Group, choose_device, join
 from .events import Events, Heartbeat
 from .progress import Ledger, Reporter, StepRecord
@@ -21,6 +21,7 @@ from .sharding import Schedule, epoch_order, mix, share
 from .workload import Batch, Task, TrainingParameters, Workload, learning_rate
 
 EVALUATION_BATCH = 256
+REHEARSED = 2  # samples; one is too few for batch normalisation
 WEIGHTS, STEP = 0, 2  # what a seed is for; 1 is the order of an epoch
 
 
@@ -40,7 +41,7 @@ def train(
     torch.manual_seed(mix(parameters.seed, WEIGHTS))
     task = workload.make_task(parameters, device)
     ledger = Ledger()
-    parts = {"model": task.model, "optimizer": task.optimizer, "ledger": ledger}
+    parts: dict[str, Stateful] = {"model": task.model, "optimizer": task.optimizer, "ledger": ledger}
 
     group = join(assignment, place, device)
     restored = group.share(saver.restored())
@@ -58,7 +59,7 @@ def train(
     if nothing_to_do and assignment.restarts == 0 and assignment.job.resume_from and place.rank == 0:
         events.warning("NothingToTrain", f"resumeFrom has {ledger.samples} samples behind it already; raise parameters.epochs")
     if not nothing_to_do and not group.alone:
-        rehearse(task, model, feed, ledger, place)
+        rehearse(task, model, feed, ledger.samples)
     task.model.train()
     first, stopped = True, False
 
@@ -80,11 +81,11 @@ def train(
         rate = learning_rate(parameters, ledger.samples / schedule.total_samples)
         for param_group in task.optimizer.param_groups:
             param_group["lr"] = rate
-        seed_generators(parameters.seed, ledger.step, place.rank)
+        seed_generators(parameters.seed, ledger.step, place.rank, device)
         batch, size, weight = feed.batch(ledger.samples)
         loss = task.loss(model, task.prepare(batch)) * weight
         task.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         task.optimizer.step()
         ledger.step += 1
         ledger.samples += size
@@ -110,13 +111,12 @@ def train(
     if last is not None and last.loss is not None:
         reporter.loss_known(last.about, last.loss)
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
-        score = None if stopped else ledger.metrics.get(f"validation{workload.BEST_BY.capitalize()}")
-        saver.save(parts, step=ledger.step, samples=ledger.samples, metric=score, wait=True)
+        final_score = None if stopped else ledger.metrics.get(f"validation{workload.BEST_BY.capitalize()}")
+        saver.save(parts, step=ledger.step, samples=ledger.samples, metric=final_score, wait=True)
     if not stopped:
         reporter.evaluated("test", evaluate(task, test, group, heartbeat, ledger.step))
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
         saver.finish()
-    reporter.tell()
     return not stopped
 
 
@@ -145,13 +145,14 @@ class Feed:
         return tuple(tensor.index_select(0, indices) for tensor in self._part), len(positions), weight
 
 
-def rehearse(task: Task, model: nn.Module, feed: Feed, ledger: Ledger, place: Place) -> None:
+def rehearse(task: Task, model: nn.Module, feed: Feed, consumed: int) -> None:
     """One forward and backward that leaves no trace: DDP orders its buckets anew after the first iteration of a process, and sums in
     another order from then on. With it, a resumed training equals an uninterrupted one from three ranks on, too."""
     buffers = [buffer.clone() for buffer in task.model.buffers()]
     task.model.train()
-    batch, _, weight = feed.batch(ledger.samples)
-    (task.loss(model, task.prepare(batch)) * weight).backward()
+    batch, _, weight = feed.batch(consumed)
+    batch = tuple(tensor[:REHEARSED] for tensor in batch)  # the order of the buckets does not depend on the number of samples
+    torch.autograd.backward(task.loss(model, task.prepare(batch)) * weight)
     task.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, before in zip(task.model.buffers(), buffers, strict=True):
@@ -180,9 +181,9 @@ def evaluate(task: Task, part: Batch, group: Group, heartbeat: Heartbeat, step: 
     return {name: value / count for name, value in zip(names, values, strict=True)}
 
 
-def seed_generators(seed: int, step: int, rank: int) -> None:
+def seed_generators(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed torch's default generators for one step of one rank: there is no generator state to save."""
     number = mix(seed, STEP, step, rank)
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():
+    if device.type == "cuda":
         torch.cuda.manual_seed(number)

@@ -15,9 +15,9 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-import torch._dynamo  # noqa: F401  what torch would import at the first optimiser step, 1 s of every rank's start
+import torch._dynamo  # what torch would import at the first optimiser step, 1 s of every rank's start
 
-from .assignment import Assignment, Place, parse_assignment, parse_place
+from .assignment import Assignment, parse_assignment, parse_place
 from .events import Events
 from .exits import DRAINED, SUCCEEDED, Ending, judge
 from .loop import train

@@ -151,7 +151,7 @@ class EmbeddedStore:
         with contextlib.suppress(Exception):
             socket.create_connection(("127.0.0.1", self._ports["s3"]), timeout=1).close()
             self._client().list_buckets()
-            return True
+            return weed.has_volumes(self._ports)
         return False
 
     def _client(self) -> Any:

@@ -6,6 +6,7 @@ May import the standard library only. Every port and address is given: a default
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import secrets
 import shutil
@@ -61,12 +62,26 @@ def arguments(ports: Mapping[str, int]) -> tuple[str, ...]:
         "-logtostderr=true", "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         *(f"-{server}.port={ports[server]}" for server in (*_SERVERS, "admin")),
         *(f"-{server}.port.grpc={ports[f'{server}.grpc']}" for server in (*_SERVERS, "admin")),
-        "-master.telemetry=false", "-master.resumeState=false", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-volume.preStopSeconds=0",
+        "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-volume.preStopSeconds=0",
+        # A resumed master does not lead yet when its volume server calls; the next call, and any read, come 5 s later.
+        "-master.resumeState=false",
         "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         # Relative: the path of a Unix socket has at most 107 bytes.
         "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",
         "-s3.autoCreateBucket=false", "-s3.config=s3.json",
     )  # fmt: skip
+
+
+def has_volumes(ports: Mapping[str, int]) -> bool:
+    """Whether the volume server has told the master what it stores: before that S3 answers, but reads no object."""
+    connection = http.client.HTTPConnection("127.0.0.1", ports["master"], timeout=2)
+    try:
+        connection.request("GET", "/dir/status")
+        return b'"DataNodes":[{' in connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def remove_sockets(ports: Mapping[str, int]) -> None:

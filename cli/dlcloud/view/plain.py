@@ -10,7 +10,7 @@ from datetime import datetime
 from dlcloud_operator.api import Phase, Progress
 
 from .snapshot import Snapshot
-from .words import clock, duration, eta_s, metric_name, metric_value, number, size
+from .words import clock, duration, eta_s, metric_texts, number, size
 
 _QUIET_S = 30.0  # a long epoch still shows a line this often
 _SETTLED_S = 1.0  # a message that changes sooner is not worth a line
@@ -63,7 +63,9 @@ class PlainLines:
         if now.phase is Phase.RUNNING and now.round_number:
             text += f", round {now.round_number} with {now.world_size} rank{'s' * (now.world_size != 1)}"
             text += f", {now.restarts} restart{'s' * (now.restarts != 1)}" if now.restarts else ""
-        return [f"{clock(now.now)}  {text}" + (f": {now.message}" if now.message else "")]
+        # While it runs, what follows the first clause is the story so far: the warnings have told it.
+        message = now.message.partition("; ")[0] if now.phase is Phase.RUNNING else now.message
+        return [f"{clock(now.now)}  {text}" + (f": {message}" if message else "")]
 
     def _message_settled(self, now: Snapshot) -> bool:
         """Whether there is a new message that has stayed for a while."""
@@ -109,7 +111,7 @@ def progress_text(progress: Progress) -> str:
     parts.append(f"step {progress.step}" + (f"/{progress.total_steps}" if progress.total_steps else ""))
     if progress.loss is not None:
         parts.append(f"loss {number(progress.loss)}")
-    parts += [f"{metric_name(key)} {metric_value(key, value)}" for key, value in sorted(progress.metrics.items())]
+    parts += metric_texts(progress.metrics)
     if progress.samples_per_second:
         parts.append(f"{progress.samples_per_second:,.0f} samples/s")
     left = eta_s(progress)

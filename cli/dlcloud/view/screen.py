@@ -11,7 +11,7 @@ from dlcloud_operator.api import Phase
 from dlcloud_operator.core.model import RankState
 
 from .snapshot import RankRow, Snapshot
-from .words import clock, duration, eta_s, metric_name, metric_value, number, printable, size
+from .words import clock, duration, eta_s, metric_texts, number, printable, size
 
 _PHASE_STYLES = {
     Phase.RUNNING: "bold green",
@@ -70,7 +70,7 @@ def _progress_lines(now: Snapshot, width: int) -> list[Text]:
         facts = []
         if progress.loss is not None:
             facts.append(f"loss {number(progress.loss)}")
-        facts += [f"{metric_name(key)} {metric_value(key, value)}" for key, value in sorted(progress.metrics.items())]
+        facts += metric_texts(progress.metrics)
         if progress.samples_per_second:
             facts.append(f"{progress.samples_per_second:,.0f} samples/s")
         if not progress.total_steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from dlcloud_operator.api import Progress
@@ -38,8 +39,8 @@ def size(num_bytes: int) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits, whole numbers with separators: `0.4127`, `4,210`."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    """Three significant digits, large numbers with separators: `0.413`, `4,210`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def eta_s(progress: Progress) -> float | None:
@@ -62,6 +63,15 @@ def metric_name(key: str) -> str:
 def metric_value(key: str, value: float) -> str:
     """Accuracies in percent, all else as a number."""
     return f"{value:.1%}" if key.lower().endswith("accuracy") else number(value)
+
+
+def metric_texts(metrics: Mapping[str, float]) -> list[str]:
+    """`validation accuracy 91.2%` for each metric; a loss whose accuracy is there, too, says little and is left out."""
+    return [
+        f"{metric_name(key)} {metric_value(key, value)}"
+        for key, value in sorted(metrics.items())
+        if not (key.endswith("Loss") and key.removesuffix("Loss") + "Accuracy" in metrics)
+    ]
 
 
 def printable(line: str) -> str:

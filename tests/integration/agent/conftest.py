@@ -245,7 +245,7 @@ def alive(pid: int) -> bool:
 
 def script_job(command: list[str], **more: Any) -> dict[str, Any]:
     """The `job` of an instruction for a script."""
-    job = {"namespace": "default", "name": "job", "uid": JOB_UID, "workload": "", "parameters": {}}
+    job: dict[str, Any] = {"namespace": "default", "name": "job", "uid": JOB_UID, "workload": "", "parameters": {}}
     return {**job, "script": {"command": command, "args": []}, "checkpoint": None, "resumeFrom": "", **more}
 
 
@@ -335,8 +335,8 @@ def round_script() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def round_workload() -> Callable[..., dict[str, Any]]:
-    """`round_workload(number, name, **fields)`: the instruction for a round of a built-in workload."""
-    return lambda number, name, **more: round_of(number, script_job([], workload=name, script=None), **more)
+    """`round_workload(number, name, **job)`: the instruction for a round of a built-in workload."""
+    return lambda number, name, **job: round_of(number, script_job([], workload=name, script=None, **job))
 
 
 @pytest.fixture

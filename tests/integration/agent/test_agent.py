@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from dlcloud_trainer.workload import parse_parameters
+from dlcloud_trainer.workloads import find_workload
+
 SLEEP = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(1000)"
 
 
@@ -284,6 +287,26 @@ def test_two_agents_run_an_unchanged_torch_script_together(
         )["port"]
     for rank, agent in enumerate(agents):
         assert agent.lines(f"[rank {rank}] ") == ["sum 3.0 of 2"] * 2
+
+
+def test_a_built_in_workload_runs_and_its_steps_and_progress_are_reported(
+    rendezvous, start_agent, round_workload
+) -> None:
+    parameters = parse_parameters(find_workload("cnn"), {"epochs": 1, "architecture": "conv8"}).model_dump(
+        by_alias=True
+    )
+    agent = start_agent(env={"DLCLOUD_WORKLOAD": "cnn"})
+    job = {"parameters": parameters, "data": {"uri": "builtin://digits"}, "objectStore": None}
+    rendezvous.tell(agent.name, round_workload(1, "cnn", **job))
+    starting = rendezvous.report(agent.name, lambda r: r["round"] == 1 and r["ranks"][0]["state"] == "starting")
+    running = rendezvous.report(agent.name, lambda r: r["round"] == 1 and r["ranks"][0]["state"] == "running")
+    assert starting["ranks"][0]["step"] is None
+    assert running["ranks"][0]["step"] >= 0
+    result = rendezvous.result(agent.name, 1)
+    assert result["outcome"] == "Succeeded", result["message"]
+    last = rendezvous.report(agent.name, lambda r: r["ranks"] and r["ranks"][0]["state"] == "ended")
+    assert last["progress"]["epoch"] == 1
+    assert last["progress"]["step"] == last["progress"]["totalSteps"]
 
 
 def test_a_rank_killed_by_the_kernel_for_memory_is_out_of_memory(rendezvous, start_agent, round_script) -> None:

@@ -1,4 +1,4 @@
-"""The zygote alone: that its imports leave it fit to fork, and that a forked script cannot tell itself from one started cold."""
+"""The zygote alone: its imports leave it fit to fork, and a forked script cannot tell itself from one started cold."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from typing import Any
 
 import pytest
 
-from dlcloud_trainer import workloads
 from dlcloud_trainer.agent.processes import Zygote
 from dlcloud_trainer.agent.values import RankId
+from dlcloud_trainer.workloads import workload_names
+from dlcloud_trainer.zygote.imports import module_name
 
 LIMIT_S = 30.0
-WORKLOADS = sorted(
-    path.stem
-    for path in Path(workloads.__path__[0]).glob("[!_]*.py")
-    if "MODEL" in path.read_text() or "Workload" in path.read_text()
-)
+WORKLOADS = workload_names()
 
 
 class Forker:
@@ -52,7 +49,7 @@ class Forker:
         os.close(output_w)
         os.close(events_w)
         self.expect("forked")
-        with open(output_r, "rb") as output, open(events_r, "rb") as events:
+        with os.fdopen(output_r, "rb") as output, os.fdopen(events_r, "rb") as events:
             texts = output.read().decode(), events.read().decode()
         return int(self.expect("exited")["code"]), *texts
 
@@ -257,5 +254,6 @@ def test_a_child_can_compute_and_store_after_the_imports(workload: str, tmp_path
 
 
 def test_the_modules_of_every_workload_are_found() -> None:
+    assert WORKLOADS
     for name in WORKLOADS:
-        assert importlib.util.find_spec(f"dlcloud_trainer.workloads.{name}") is not None
+        assert importlib.util.find_spec(module_name(name)) is not None

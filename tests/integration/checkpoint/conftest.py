@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import secrets
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from dlcloud_trainer.checkpoint import Checkpointer, CheckpointSettings, Committed
 from dlcloud_trainer.objects import Objects, open_objects
@@ -98,9 +106,15 @@ class Proxy:
     seen: list[tuple[str, str]] = field(default_factory=list)
 
 
-@pytest.fixture
-def proxy(s3_server: Any) -> Iterator[Proxy]:
-    upstream = urlsplit(s3_server.endpoint).netloc
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """The other side hung up: part of the tests."""
+
+
+@contextmanager
+def running(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
     made = Proxy("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -143,22 +157,51 @@ def proxy(s3_server: Any) -> Iterator[Proxy]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: Any) -> None:  # the other side hung up: part of the tests
-            pass
-
     server = Server(("127.0.0.1", 0), Handler)
-    made.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    made.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+@pytest.fixture
+def proxy(s3_server: Any) -> Iterator[Proxy]:
+    with running(urlsplit(s3_server.endpoint).netloc) as made:
+        yield made
 
 
 @pytest.fixture
 def through_proxy(s3_place: Place, proxy: Proxy) -> Place:
     return Place(s3_place.uri, proxy.endpoint)
+
+
+@pytest.fixture
+def tls_place(s3_server: Any, s3_place: Place, tmp_path: Path) -> Iterator[tuple[Place, Path]]:
+    """The S3 server behind https, and the file of the CA that vouches for it."""
+    ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+    now = datetime.now(UTC)
+
+    def certificate(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder(ca_name, name, key.public_key(), x509.random_serial_number())
+        return builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+
+    ca = certificate(ca_name, ca_key).add_extension(x509.BasicConstraints(True, None), critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    own = certificate(x509.Name([]), server_key).add_extension(names, critical=True)
+    pem = serialization.Encoding.PEM
+    (tmp_path / "ca.crt").write_bytes(ca.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    (tmp_path / "tls.crt").write_bytes(own.sign(ca_key, hashes.SHA256()).public_bytes(pem))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (tmp_path / "tls.key").write_bytes(server_key.private_bytes(pem, *plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    with running(urlsplit(s3_server.endpoint).netloc, context) as made:
+        yield Place(s3_place.uri, made.endpoint), tmp_path / "ca.crt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,8 +133,6 @@ def test_a_stale_manifest_is_not_in_the_lineage_that_is_put_together(place: Any,
     two.save(2)
     store = place.objects()
     stale = Manifest.parse(store.get("manifests/000000000001-000001.json"), "m")
-    from dataclasses import replace
-
     store.put("manifests/000000000009-000001.json", replace(stale, step=9).dump())
     store.put(HEAD, b"")
     three = rank(place, 3)

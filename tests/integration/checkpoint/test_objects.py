@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,8 +217,6 @@ def test_a_file_store_shows_no_half_written_object(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_held_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
     store = open_objects(f"file://{tmp_path}")
     store.put_if_absent("x", b"1")
     monkeypatch.setattr("dlcloud_trainer.objects.files.LOCK_S", 0.2)

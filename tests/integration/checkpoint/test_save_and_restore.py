@@ -14,7 +14,7 @@ from torch import nn
 
 from dlcloud_trainer.checkpoint import collect, restore_into
 from dlcloud_trainer.checkpoint.errors import NothingToResume, StateNotPlain, UploadFailed
-from dlcloud_trainer.checkpoint.layout import HEAD, Head, Manifest
+from dlcloud_trainer.checkpoint.layout import HEAD, Head, Manifest, seal
 from dlcloud_trainer.objects import Objects
 
 Make = Callable[..., Any]
@@ -148,13 +148,25 @@ def test_a_pin_set_by_a_tool_survives_the_next_commit(place: Any, rank: Make) ->
     data, etag = store.get_with_etag(HEAD)
     body = json.loads(data)
     body["checkpoints"][0]["pinned"] = True
-    from dlcloud_trainer.checkpoint.layout import seal
-
     store.put_if_match(HEAD, seal({key: body[key] for key in body if key != "crc32"}), etag)
     one.save(2)
     one.save(3)
     assert [(entry.step, entry.pinned) for entry in head_of(store).checkpoints] == [(3, False), (1, True)]
     assert rank(place, 2).checkpointer.take_over().step == 3
+
+
+def test_a_checkpoint_a_tool_removed_is_not_listed_again(place: Any, rank: Make) -> None:
+    one = rank(place, 1)
+    one.checkpointer.take_over()
+    one.save(1)
+    one.save(2)
+    store = place.objects()
+    data, etag = store.get_with_etag(HEAD)
+    body = json.loads(data)
+    del body["checkpoints"][1], body["crc32"]
+    store.put_if_match(HEAD, seal(body), etag)
+    one.save(3)
+    assert steps(store) == [3, 2]
 
 
 def test_a_step_that_is_committed_is_not_uploaded_again(place: Any, rank: Make) -> None:
@@ -266,7 +278,7 @@ def test_a_save_returns_before_its_upload_and_the_next_one_is_skipped(
     assert one.checkpointer.save({"w": weights}, {}, step=1, samples=1)
     weights.zero_()  # training goes on
     assert not one.checkpointer.save({"w": weights}, {}, step=2, samples=2)
-    with pytest.raises(UploadFailed, match="still being uploaded after 0.1 s"):
+    with pytest.raises(UploadFailed, match=r"still being uploaded after 0\.1 s"):
         one.checkpointer.flush(0.1)
     gate.set()
     assert one.checkpointer.save({"w": weights}, {}, step=3, samples=3, wait=True)
@@ -314,7 +326,7 @@ def test_a_failed_upload_is_a_warning_and_the_next_save_tries_again(through_prox
     one.checkpointer.take_over()
     proxy.rule = lambda method, path: "refuse" if method == "PUT" else ""
     one.checkpointer.save({"w": torch.ones(10)}, {}, step=1, samples=1)
-    with pytest.raises(Exception, match="is not reachable|does not answer|refuses"):
+    with pytest.raises(Exception, match=r"is not reachable|does not answer|refuses"):
         one.checkpointer.flush(30)
     assert [reason for reason, _ in one.warnings] == ["CheckpointUploadFailed"]
     proxy.rule = lambda method, path: ""

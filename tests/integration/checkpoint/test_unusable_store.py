@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import socket
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ from dlcloud_trainer.checkpoint.errors import (
     AccessDenied,
     BucketMissing,
     CredentialsMissing,
+    StoreFull,
+    StoreReadOnly,
     StoreUnreachable,
     StoreUnusable,
     StoreUriInvalid,
 )
+from dlcloud_trainer.objects.files import FileObjects
 
 Make = Callable[..., Any]
 LIMIT_S = 10.0
@@ -99,14 +105,56 @@ def test_a_prefix_that_is_a_file_is_named(tmp_path: Path, s3_place: Any, rank: M
     assert "meets a file where a folder should be" in refused(rank(s3_place, 1).checkpointer, StoreUnusable)
 
 
-def test_a_folder_that_cannot_be_written_is_named(s3_place: Any, rank: Make) -> None:
-    # /proc/self refuses new entries to everybody, root included, as a read-only mount does.
+def test_a_place_where_no_folder_can_be_made_is_named(s3_place: Any, rank: Make) -> None:
     s3_place.uri, s3_place.endpoint = "file:///proc/self/ckpt", ""
-    refused(rank(s3_place, 1).checkpointer, StoreUnusable)
+    assert "give a folder that can be written" in refused(rank(s3_place, 1).checkpointer, StoreUnusable)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_named(tmp_path: Path, s3_place: Any, rank: Make) -> None:
-    tmp_path.chmod(0o500)
-    s3_place.uri, s3_place.endpoint = f"file://{tmp_path}/ckpt", ""
-    assert f"permission denied for uid {os.getuid()}" in refused(rank(s3_place, 1).checkpointer, AccessDenied)
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Root may write everywhere: for this test be somebody else."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def locked_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_folder_without_permission_is_named(locked_folder: Path, rank: Make, s3_place: Any, nobody: None) -> None:
+    s3_place.uri, s3_place.endpoint = f"file://{locked_folder}/ckpt", ""
+    message = refused(rank(s3_place, 1).checkpointer, AccessDenied)
+    assert f"permission denied for uid {os.geteuid()}" in message
+
+
+def test_a_read_only_file_system_is_named(tmp_path: Path) -> None:
+    error = FileObjects(tmp_path)._translate(OSError(errno.EROFS, "Read-only file system"), tmp_path / "head.json")
+    assert isinstance(error, StoreReadOnly)
+    assert str(error) == f"{tmp_path} is on a read-only file system; give a folder that can be written"
+
+
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(StoreFull, match="no space left"):
+        FileObjects(Path("/dev"))._guard("full", lambda path: path.write_bytes(b"x" * 100_000))
+
+
+def test_a_certificate_nobody_vouches_for_is_named(tls_place: Any, rank: Make) -> None:
+    place, _ = tls_place
+    assert "objectStore.caConfigMap" in refused(rank(place, 1).checkpointer, StoreUnreachable)
+
+
+def test_a_store_with_a_ca_of_its_own_works(tls_place: Any, rank: Make) -> None:
+    place, ca_file = tls_place
+    one = rank(place, 1, ca_file=str(ca_file))
+    one.checkpointer.take_over()
+    one.save(1)
+    assert rank(place, 2, ca_file=str(ca_file)).checkpointer.take_over().step == 1

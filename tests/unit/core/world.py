@@ -35,7 +35,7 @@ from .scene import NAME, T0, spec_of
 
 TICK = timedelta(seconds=0.5)
 HEARTBEAT = timedelta(seconds=5)
-STEPS = 30  # one a second
+STEPS = 120  # one a second
 COMMIT_EVERY = 5
 START_S = 2.0
 INIT_S = 1.0

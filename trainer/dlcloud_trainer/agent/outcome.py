@@ -5,6 +5,7 @@ May import the standard library only. The names are those of the API's `Outcome`
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ MESSAGE_BYTES = 1024
 _KERNEL = "killed by the kernel: the pod's memory limit was reached"
 _TRACEBACK = "Traceback (most recent call last):"
 _LINES_AFTER_EXCEPTION = 6
+_TORCH_PREFIX = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # what torch.distributed puts before a traceback's lines
 
 
 class Ending(NamedTuple):
@@ -100,7 +102,7 @@ def describe_code(code: int) -> str:
 def last_words(tail: bytes) -> str:
     """The last traceback in the tail of an output, ending with its exception, or else its last lines; at most 1 KiB."""
     text = tail.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    lines = text.split("\n")
+    lines = _TORCH_PREFIX.sub("", text).split("\n")
     starts = [number for number, line in enumerate(lines) if line.strip() == _TRACEBACK]
     if starts:
         lines = lines[starts[-1] :]

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -104,7 +105,7 @@ class Checkpointer:
             )
         own, lineage = found
         if len(lineage) < len(head.checkpoints):
-            head.commit(lineage, until=deadline(TAKE_OVER_S))
+            head.commit(lineage, tuple, until=deadline(TAKE_OVER_S))
         self._cleaner.learn(own.key, own.manifest)
         return self._restored(store, own)
 
@@ -223,8 +224,8 @@ class Checkpointer:
     def _publish(self, entries: tuple[Entry, ...], until: float) -> datetime:
         if self._stop.is_set():
             raise UploadFailed("the upload was given up")
-        keep = kept(entries, keep_last=self._settings.keep_last, keep_best=self._settings.keep_best)
-        committed_at = self._owned_head.commit(keep, until=until, stop=self._stop)
+        keep = partial(kept, keep_last=self._settings.keep_last, keep_best=self._settings.keep_best)
+        committed_at = self._owned_head.commit(entries, keep, until=until, stop=self._stop)
         self._failing_since = None
         return committed_at
 

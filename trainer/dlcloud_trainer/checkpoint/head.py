@@ -22,6 +22,7 @@ from .tries import persist
 TAKE_OVER_S = 5.0
 CONFLICTS = 20  # takeovers that meet a commit of the round before; each means that round still lives
 Warn = Callable[[str, str], None]
+Keep = Callable[[Sequence[Entry]], tuple[Entry, ...]]
 
 
 class HeadFile:
@@ -44,19 +45,22 @@ class HeadFile:
                 continue
         raise Fenced(f"{self._where}: somebody changed it {CONFLICTS} times while round {self._round} took it over")
 
-    def commit(self, entries: Sequence[Entry], *, until: float, stop: threading.Event | None = None) -> datetime:
-        """Make `entries` (newest first) the job's checkpoints; returns when. Raises `Fenced` when the head is no
-        longer ours."""
+    def commit(
+        self, entries: Sequence[Entry], keep: Keep, *, until: float, stop: threading.Event | None = None
+    ) -> datetime:
+        """Make what `keep` leaves of `entries` (newest first) the job's checkpoints; returns when. Raises `Fenced` when
+        the head is no longer ours."""
         for _ in range(CONFLICTS):
             try:
-                return self._write(tuple(entries), self._etag, until=until, stop=stop)
+                return self._write(keep(entries), self._etag, until=until, stop=stop)
             except _Changed as change:
                 if change.found is None:
                     raise Fenced(f"{self._where} was removed while round {self._round} owned it") from None
-                head = self._owned(change.found[0])
-                # Our round, another hand: a tool pinned or unpinned something. Take that over and commit again.
-                pins = {entry.manifest: entry.pinned for entry in head.checkpoints}
-                entries = [replace(entry, pinned=pins.get(entry.manifest, entry.pinned)) for entry in entries]
+                # Our round, another hand: a tool pinned or removed something. Take that over and commit again.
+                found = {entry.manifest: entry for entry in self._owned(change.found[0]).checkpoints}
+                known = {entry.manifest for entry in self.checkpoints}
+                stay = [entry for entry in entries if entry.manifest in found or entry.manifest not in known]
+                entries = [replace(e, pinned=found[e.manifest].pinned) if e.manifest in found else e for e in stay]
                 self._etag = change.found[1]
         raise UploadFailed(f"{self._where}: somebody changed it {CONFLICTS} times during one commit")
 

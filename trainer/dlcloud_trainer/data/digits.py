@@ -49,4 +49,5 @@ def enlarge(images: npt.NDArray[np.uint8], size: int = SIZE) -> npt.NDArray[np.u
     weight = position - low.astype(np.float32)
     scaled = images.astype(np.float32) * np.float32(255 / MAX_VALUE)
     rows = scaled[:, low] * (1 - weight)[:, None] + scaled[:, low + 1] * weight[:, None]
-    return np.rint(rows[:, :, low] * (1 - weight) + rows[:, :, low + 1] * weight).astype(np.uint8)
+    enlarged: npt.NDArray[np.uint8] = np.rint(rows[:, :, low] * (1 - weight) + rows[:, :, low + 1] * weight).astype(np.uint8)
+    return enlarged

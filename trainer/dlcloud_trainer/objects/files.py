@@ -125,7 +125,10 @@ class FileObjects:
             _sync_folder(path.parent)
             return etag
 
-        return self._guard(key, write)
+        try:
+            return self._guard(key, write)
+        except ObjectMissing:
+            raise StoreUnusable(f"{self._root / key} cannot be created; give a folder that can be written") from None
 
     def _temporary(self, path: Path, data: Data) -> Path:
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -182,7 +185,7 @@ class FileObjects:
                 return StoreReadOnly(f"{self._root} is on a read-only file system; give a folder that can be written")
             case errno.EACCES | errno.EPERM:
                 return AccessDenied(
-                    f"{path}: permission denied for uid {os.getuid()}; make {self._root} readable and writable for it"
+                    f"{path}: permission denied for uid {os.geteuid()}; make {self._root} readable and writable for it"
                 )
             case errno.ENOSPC | errno.EDQUOT:
                 return StoreFull(f"no space left for {path}; free some, or give another folder")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import obstore
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from obstore import PutMode
 
 T = TypeVar("T")
+Traffic = Literal["small", "upload", "download"]
 
 # Small requests must fail within 10 s, whatever is wrong: the last attempt begins before RETRY_S and ends TIMEOUT_S
 # later.
 CONNECT_S, TIMEOUT_S, RETRY_S = 3.0, 4.0, 5.0
-# A slice of 64 MiB gets this long: enough at 4 Mbit/s for each of four at once.
-BULK_TIMEOUT_S = 600.0
-BULK_STALL_S = 30.0
+# A slice of 64 MiB gets this long: enough at 4 Mbit/s for each of four at once. Only downloads can tell a stall from
+# slowness: the client's read timeout would also end an upload that takes longer.
+BULK_TIMEOUT_S = 150.0
+BULK_STALL_S = 20.0
 BULK_BYTES = 1 << 20
 CHUNK_BYTES = 4 << 20
 
@@ -43,7 +45,7 @@ class S3Objects:
         self._bucket, self._prefix = bucket, prefix
         self._where = endpoint or f"AWS ({region})"
         self._endpoint, self._region, self._ca = endpoint, region, ca
-        self._stores: dict[bool, S3Store] = {}
+        self._stores: dict[Traffic, S3Store] = {}
         self._lock = threading.Lock()
 
     def uri(self, key: str = "") -> str:
@@ -80,7 +82,7 @@ class S3Objects:
                 at += len(part)
             return at
 
-        return self._call(key, read, bulk=len(target) >= BULK_BYTES)
+        return self._call(key, read, traffic="download" if len(target) >= BULK_BYTES else "small")
 
     def put(self, key: str, data: Data) -> str:
         return self._put(key, data, "overwrite")
@@ -114,11 +116,11 @@ class S3Objects:
         def write(store: S3Store, path: str) -> str:
             return obstore.put(store, path, data, mode=mode, use_multipart=False)["e_tag"] or ""
 
-        return self._call(key, write, bulk=len(data) >= BULK_BYTES)
+        return self._call(key, write, traffic="upload" if len(data) >= BULK_BYTES else "small")
 
-    def _call(self, key: str, send: Callable[[S3Store, str], T], *, bulk: bool = False) -> T:
+    def _call(self, key: str, send: Callable[[S3Store, str], T], *, traffic: Traffic = "small") -> T:
         try:
-            return send(self._store(bulk), self._prefix + key)
+            return send(self._store(traffic), self._prefix + key)
         except (AlreadyExistsError, PreconditionError):
             raise
         except (BaseError, FileNotFoundError, ValueError) as error:
@@ -127,19 +129,19 @@ class S3Objects:
         except OSError as error:
             raise StoreUnreachable(f"object store {self._where}: {error.strerror or type(error).__name__}") from None
 
-    def _store(self, bulk: bool) -> S3Store:
+    def _store(self, traffic: Traffic) -> S3Store:
         with self._lock:
-            if bulk not in self._stores:
-                self._stores[bulk] = self._connect(bulk)
-            return self._stores[bulk]
+            if traffic not in self._stores:
+                self._stores[traffic] = self._connect(traffic)
+            return self._stores[traffic]
 
-    def _connect(self, bulk: bool) -> S3Store:
+    def _connect(self, traffic: Traffic) -> S3Store:
         client: dict[str, Any] = {
             "allow_http": self._endpoint.startswith("http://"),
             "connect_timeout": timedelta(seconds=CONNECT_S),
-            "timeout": timedelta(seconds=BULK_TIMEOUT_S if bulk else TIMEOUT_S),
+            "timeout": timedelta(seconds=TIMEOUT_S if traffic == "small" else BULK_TIMEOUT_S),
         }
-        if bulk:
+        if traffic == "download":
             client["read_timeout"] = timedelta(seconds=BULK_STALL_S)
         if self._ca is not None:
             client["root_certificate"] = self._ca
