@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dlcloud_operator.api import TrainingJob
+from dlcloud_operator.api import Phase, TrainingJob
 
 from .curve import terminal_lines, write_png
 from .ending import RunFacts, ending_lines
@@ -94,11 +95,12 @@ async def _demo(job: TrainingJob, run_dir: Path, out: Output, err: Output, *, pl
         session.tracker.events([EventLine(datetime.now(UTC), "Demo", text, warning=True)])
 
     async def read_store(session: LocalSession) -> None:
-        await asyncio.to_thread(_read_store, session, act)
+        if session.phase is Phase.SUCCEEDED:
+            await asyncio.to_thread(_read_store, session, act)
 
     with StopRequests() as stop:
         try:
-            code, last = await follow(session, view, out, stop, beside=kill_one, at_success=read_store)
+            code, last = await follow(session, view, out, stop, beside=kill_one, at_end=read_store)
         except SessionError as error:
             err.line(str(error))
             return stop.exit_code or EXIT_FAILED
@@ -174,7 +176,7 @@ def _checkpoint_lines(act: Act) -> list[str]:
 
 
 def _next_lines(run_dir: Path, *, keep: bool) -> list[str]:
-    word = program()
+    word = shlex.join(program())
     return [
         f"S3 data           {short(run_dir / 'store') if keep else 'removed; --keep would keep it'}",
         f"workers' output   {short(run_dir / 'pods')}",

@@ -93,7 +93,8 @@ def _failure_lines(failure: Failure, said: str) -> list[str]:
 
 
 def _stopped(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
-    step = last.progress.step if last.progress and last.progress.step else None
+    told = (last.progress.step or 0) if last.progress else 0
+    step = max(told, last.checkpoint.step if last.checkpoint else 0)
     lines = [
         f"Stopped {_STOPS.get(exit_code, '')} after {duration(last.elapsed)}" + (f" at step {step}" if step else "")
     ]

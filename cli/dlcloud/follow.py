@@ -37,11 +37,11 @@ async def follow(
     out: Output,
     stop: StopRequests,
     beside: Companion | None = None,
-    at_success: Companion | None = None,
+    at_end: Companion | None = None,
 ) -> tuple[int, Snapshot]:
     """Run the session; the answer is the exit code and the last snapshot. Raises SessionError, when all is ended.
 
-    `beside` runs beside the job and is cancelled at its end; `at_success` runs after it, while the store still answers.
+    `beside` runs beside the job and is cancelled at its end; `at_end` runs after it, while the store still answers.
     """
     companion: asyncio.Task[None] | None = None
     grace_s = 0.0
@@ -51,8 +51,8 @@ async def follow(
                 companion = asyncio.create_task(_awaited(beside(session)))
             await _watch(session, view, out, stop)
             grace_s = 0.0 if stop.now.is_set() else FINISHED_GRACE_S
-            if at_success is not None and session.phase is Phase.SUCCEEDED:
-                await _unless(stop.now, at_success(session))
+            if at_end is not None:
+                await _unless(stop.now, at_end(session))
             if session.phase is not None and session.phase.finished:
                 await _unless(stop.now, session.settle(SETTLE_S))
     finally:

@@ -5,6 +5,8 @@ May import the standard library only.
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -43,12 +45,12 @@ def short(path: Path) -> str:
         return str(path)
 
 
-def program() -> str:
+def program() -> list[str]:
     """How this very `dlcloud` is called in a shell here: by its name, or by its path when PATH leads elsewhere."""
     beside = Path(sys.executable).parent / "dlcloud"
     found = shutil.which("dlcloud")
     if found is not None and Path(found).parent == beside.parent:
-        return "dlcloud"
+        return ["dlcloud"]
     if not beside.exists():
-        return "python3 -m dlcloud"
-    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
+        return ["python3", "-m", "dlcloud"]
+    return [str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)]

@@ -6,6 +6,7 @@ May import this package and the API; everything heavy is imported inside. No tra
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -17,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcloud_operator.api import InvalidManifest, Problem, TrainingJob
+from dlcloud_operator.api import CheckpointStatus, InvalidManifest, Problem, TrainingJob
 
 from .ending import RunFacts, ending_lines
 from .exits import EXIT_FAILED, EXIT_USAGE
@@ -28,7 +29,7 @@ from .overrides import apply_overrides
 from .store import given_access, is_locked, store_need
 
 if TYPE_CHECKING:
-    from .session import StoreSettings
+    from .session import LocalSession, StoreSettings
 
 _NEEDED = {"aiohttp": "operator", "jinja2": "operator", "jwt": "operator", "torch": "trainer", "minio": "local"}
 
@@ -48,7 +49,7 @@ class RunOptions:
 
     def command(self) -> list[str]:
         """The command line that runs the same job again, without a resumeFrom of its own."""
-        words = [*program().split(), "run", str(self.manifest), "--local"]
+        words = [*program(), "run", str(self.manifest), "--local"]
         words += ["--workers", str(self.workers)] if self.workers is not None else []
         for setting in self.settings:
             words += ["--set", setting] if not setting.removeprefix("spec.").startswith("resumeFrom=") else []
@@ -161,7 +162,7 @@ async def _run(
     view = open_view(out, sys.stdout, plain=options.plain, show_log=show_log)
     with StopRequests() as stop:
         try:
-            code, last = await follow(session, view, out, stop)
+            code, last = await follow(session, view, out, stop, at_end=_look_at_the_store)
         except SessionError as error:
             err.line(str(error))
             return stop.exit_code or EXIT_FAILED
@@ -175,6 +176,27 @@ async def _run(
         )
         write_lines(out, ending_lines(last, code, facts))
     return code
+
+
+async def _look_at_the_store(session: LocalSession) -> None:
+    """Take the newest checkpoint from the store itself: workers that stop save once more and may not tell."""
+    from .history import read_checkpoints
+    from .objects import StoreError, open_reader
+
+    prefix = session.checkpoint_prefix
+    if not prefix or session.tracker.progress is None:
+        return
+    with contextlib.suppress(StoreError):
+        reader = await asyncio.to_thread(open_reader, prefix, session.access)
+        for saved in (await asyncio.to_thread(read_checkpoints, reader))[:1]:
+            session.tracker.saved(
+                CheckpointStatus(
+                    step=saved.step,
+                    uri=prefix + saved.manifest,
+                    committed_at=saved.created_at or datetime.now(UTC),
+                    size_bytes=saved.size_bytes,
+                )
+            )
 
 
 def write_lines(out: Output, lines: Sequence[str]) -> None:

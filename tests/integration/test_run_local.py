@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -200,6 +202,43 @@ def test_a_second_ctrl_c_kills_workers_that_do_not_listen(place: Place) -> None:
     assert time.monotonic() - began < 5
     assert "were killed" in rest.decode()
     assert place.processes() == []
+
+
+CNN = """
+apiVersion: dlcloud.dev/v1
+kind: TrainingJob
+metadata: {{name: digits}}
+spec:
+  workload: cnn
+  parameters: {{epochs: {epochs}, architecture: conv8}}
+  data: {{uri: builtin://digits}}
+  workers: {{count: 2, memory: 1Gi}}
+  checkpoint: {{uri: "file://{folder}/checkpoints", everySeconds: 3600}}
+"""
+
+
+def test_ctrl_c_saves_and_the_command_that_is_named_goes_on_from_there(place: Place) -> None:
+    manifest = place.folder / "digits.yaml"
+    manifest.write_text(CNN.format(folder=place.folder, epochs=500))
+    process = place.start("run", manifest, "--local")
+    said = read_until(process, "epoch 2/500")
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, said
+    saved = re.search(r"^saved: step (\d+) at file://(.*)$", said, re.M)
+    assert saved, said
+    head = json.loads((Path(saved[2]).parents[1] / "head.json").read_text())
+    assert head["checkpoints"][0]["step"] == int(saved[1])
+    assert place.processes() == []
+
+    manifest.write_text(CNN.format(folder=place.folder, epochs=int(saved[1]) // 20 + 2))
+    command = re.search(r"^go on with: (.*)$", said, re.M)
+    assert command, said
+    words = shlex.split(command[1])
+    code, more = place.run(*words[words.index("run") :])
+    assert code == 0, more
+    steps = [int(step) for step in re.findall(r"step (\d+)/", more)]
+    assert steps[0] >= int(saved[1]), more
 
 
 def test_ctrl_c_during_the_start_leaves_no_process(place: Place) -> None:

@@ -77,6 +77,8 @@ def train(
                     group.barrier()
         if ledger.samples >= schedule.total_samples:
             break
+        if saver.due():
+            saver.save(parts, step=ledger.step, samples=ledger.samples)
 
         rate = learning_rate(parameters, ledger.samples / schedule.total_samples)
         for param_group in task.optimizer.param_groups:
@@ -102,10 +104,8 @@ def train(
             if agreed.loss is not None:
                 reporter.loss_known(agreed.about, agreed.loss)
         if first:
-            saver.prepare(parts)
+            saver.prepare(parts)  # the optimiser has its state now
             first = False
-        elif saver.due() and not stopped:
-            saver.save(parts, step=ledger.step, samples=ledger.samples)
 
     last = agreement.settle()
     if last is not None and last.loss is not None:

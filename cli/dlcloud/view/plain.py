@@ -59,6 +59,8 @@ class PlainLines:
         if now.phase is None or (stage == self._stage and not self._message_settled(now)):
             return []
         self._stage, self._message, self._new_message = stage, now.message, None
+        if now.phase is Phase.SUSPENDED and now.stopping:
+            return []  # the last words say it
         text = str(now.phase)
         if now.phase is Phase.RUNNING and now.round_number:
             text += f", round {now.round_number} with {now.world_size} rank{'s' * (now.world_size != 1)}"

@@ -99,7 +99,7 @@ class Tracker:
         self._job: JobView | None = None
         self._reports: dict[str, Report] = {}
         self._rates: dict[tuple[int, int], _Rate] = {}
-        self._progress: Progress | None = None
+        self.progress: Progress | None = None  # the latest that is known
         self._checkpoint: CheckpointStatus | None = None
         self._events: deque[EventLine] = deque(maxlen=KEPT_EVENTS)
         self._log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
@@ -110,22 +110,28 @@ class Tracker:
         """The job as it is now."""
         self._job = view
         status = view.status
-        if status.checkpoint and (self._checkpoint is None or status.checkpoint.step > self._checkpoint.step):
-            self._checkpoint = status.checkpoint
-        if status.progress and (self._progress is None or view.status.phase in (Phase.SUCCEEDED, Phase.FAILED)):
-            self._progress = status.progress
+        if status.checkpoint:
+            self.saved(status.checkpoint)
+        if status.progress and (self.progress is None or view.status.phase in (Phase.SUCCEEDED, Phase.FAILED)):
+            self.progress = status.progress
 
     def report(self, report: Report) -> None:
         """An agent spoke; its word is newer than the job's status, which is written less often."""
         self._reports[report.pod_uid] = report
         if report.progress is not None:
-            self._progress = report.progress
+            self.progress = report.progress
         if report.checkpoint is not None:
-            self._checkpoint = report.checkpoint
+            self.saved(report.checkpoint)
         for rank in report.ranks:
             if rank.step is not None:
                 self._rates.setdefault((report.round, rank.rank), _Rate()).add(report.received_at, rank.step)
         self._rates = {key: rate for key, rate in self._rates.items() if key[0] >= report.round - 1}
+
+    def saved(self, checkpoint: CheckpointStatus) -> None:
+        """A checkpoint is committed; the newest counts."""
+        held = self._checkpoint
+        if held is None or (checkpoint.uri != held.uri and checkpoint.committed_at >= held.committed_at):
+            self._checkpoint = checkpoint
 
     def events(self, events: Iterable[EventLine]) -> None:
         """New events, oldest first."""
@@ -152,7 +158,7 @@ class Tracker:
             world_size=status.round.world_size if status.round else 0,
             workers=status.workers.text,
             restarts=status.restarts,
-            progress=self._progress,
+            progress=self.progress,
             checkpoint=self._checkpoint,
             failures=tuple(status.failures),
             ranks=tuple(self._rank_rows(now)),

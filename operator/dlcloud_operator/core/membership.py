@@ -17,7 +17,7 @@ from .draft import Draft
 from .facts import LIVE, OVER, SUSPECT_AFTER, Facts
 from .liveness import Hearing, listen
 from .model import PodPhase, PodView, Report
-from .verdict import member_is_done, members_of
+from .verdict import member_is_done
 
 KEPT_DEAD_PODS = 2  # the last failure's log and the one before; more would fill quotas and `kubectl get pods`
 LONGEST_PAUSE = timedelta(seconds=30)
@@ -126,7 +126,6 @@ def replace_pods(facts: Facts, workers: Sequence[Worker], draft: Draft) -> None:
 def remove_stale_pods(facts: Facts, draft: Draft) -> None:
     """Delete what a newer incarnation or a smaller job left behind; the newest dead pods stay for their logs."""
     recovery = draft.status.recovery
-    awaited = members_of(ended.round for ended in recovery.unsettled)
     dead: dict[int, list[PodView]] = {}
     for pod in facts.pods:
         outside = pod.index >= facts.spec.workers.count
@@ -134,7 +133,7 @@ def remove_stale_pods(facts: Facts, draft: Draft) -> None:
             continue
         if outside or pod.phase in LIVE:
             draft.delete(pod, 0 if _silent(facts, pod) else None)
-        elif pod.uid not in awaited:
+        else:
             dead.setdefault(pod.index, []).append(pod)
     for pods in dead.values():
         for pod in sorted(pods, key=lambda one: one.incarnation)[:-KEPT_DEAD_PODS]:
@@ -143,9 +142,10 @@ def remove_stale_pods(facts: Facts, draft: Draft) -> None:
 
 def _worker(facts: Facts, status: TrainingJobStatus, index: int, newest: PodView | None, done: bool) -> Worker:
     recovery = status.recovery
-    noted = max(recovery.incarnations.get(str(index), 0), newest.incarnation if newest else 0)
+    joined = recovery.joined.get(str(index), 0)
+    noted = max(recovery.incarnations.get(str(index), 0), newest.incarnation if newest else 0, joined)
     pod = newest if newest is not None and newest.incarnation == noted else None
-    was_member = noted > 0 and recovery.joined.get(str(index)) == noted
+    was_member = noted > 0 and joined == noted
     report = facts.report(pod.uid) if pod is not None else None
 
     def worker(state: State, why: str = "", again_at: datetime | None = None, since: datetime | None = None) -> Worker:
@@ -158,7 +158,7 @@ def _worker(facts: Facts, status: TrainingJobStatus, index: int, newest: PodView
     if pod.phase in OVER:
         ended_at = pod.exit.at if pod.exit else pod.created_at  # a pod its node refused has no exit
         again_at = ended_at + pause_after(recovery.start_failures.get(str(index), 0) + 1)
-        free = was_member or pod.deleting or pod.preempted or pod.node_lost
+        free = pod.deleting or pod.preempted or pod.node_lost
         if free or facts.now >= again_at:
             return worker(State.DEAD)
         return worker(State.PAUSED, _last_words(pod), again_at)

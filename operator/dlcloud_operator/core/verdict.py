@@ -5,7 +5,7 @@ May import api and the core's facts, model and causes. It finds facts; what they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -95,11 +95,6 @@ def settle_again_at(facts: Facts, ended: EndedRound) -> datetime:
     """When a round that is not settled may be."""
     first = _settling_since(facts, ended) + SETTLE_AFTER
     return first if facts.now < first else min(first + LOST_AFTER, facts.now + SETTLE_POLL)
-
-
-def members_of(rounds: Iterable[RoundStatus]) -> frozenset[str]:
-    """The uids of all members of some rounds."""
-    return frozenset(member.uid for one in rounds for member in one.members)
 
 
 def _ended_by_itself(pod: PodView | None) -> bool:

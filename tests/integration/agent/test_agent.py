@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +216,7 @@ def test_a_fork_that_never_speaks_is_a_fork_hang_and_gets_a_new_zygote(
 def test_a_workload_that_cannot_be_imported_fails_the_round_with_the_reason(
     rendezvous, start_agent, round_workload
 ) -> None:
-    agent = start_agent(env={"DLCLOUD_WORKLOAD": "nowhere"})
+    agent = start_agent(python=sys.executable, env={"DLCLOUD_WORKLOAD": "nowhere"})
     for number in (1, 2):
         rendezvous.tell(agent.name, round_workload(number, "nowhere"))
         result = rendezvous.result(agent.name, number)
@@ -225,37 +224,30 @@ def test_a_workload_that_cannot_be_imported_fails_the_round_with_the_reason(
         assert "No module named" in result["message"]
 
 
-def test_an_image_without_our_package_runs_scripts_cold(rendezvous, start_agent, round_script, tmp_path: Path) -> None:
-    venv.create(tmp_path / "image", symlinks=True)
-    python = str(tmp_path / "image" / "bin" / "python3")
-    agent = start_agent(python=python)
-    rendezvous.tell(agent.name, round_script(1, python, "-c", "import os; print('cold', os.environ['RANK'])"))
+def test_an_image_without_our_package_runs_scripts_cold(rendezvous, start_agent, round_script, bare_python) -> None:
+    agent = start_agent(python=bare_python)
+    rendezvous.tell(agent.name, round_script(1, bare_python, "-c", "import os; print('cold', os.environ['RANK'])"))
     assert rendezvous.result(agent.name, 1)["outcome"] == "Succeeded"
     assert agent.lines() == ["cold 0"]
     assert "No module named" not in agent.text()
-    rendezvous.tell(agent.name, round_script(2, python, "-c", SLEEP))
+    rendezvous.tell(agent.name, round_script(2, bare_python, "-c", SLEEP))
     rendezvous.report(agent.name, lambda r: r["round"] == 2 and r["ranks"][0]["state"] == "running")
-    rendezvous.tell(agent.name, round_script(3, python, "-c", "import sys; sys.exit('bad')"))
+    rendezvous.tell(agent.name, round_script(3, bare_python, "-c", "import sys; sys.exit('bad')"))
     assert rendezvous.result(agent.name, 2)["outcome"] == "Stopped"
     assert rendezvous.result(agent.name, 3)["message"] == "bad"
 
 
 def test_a_workload_in_an_image_without_our_package_fails_with_a_remedy(
-    rendezvous, start_agent, round_workload, tmp_path: Path
+    rendezvous, start_agent, round_workload, bare_python
 ) -> None:
-    venv.create(tmp_path / "image", symlinks=True)
-    agent = start_agent(python=str(tmp_path / "image" / "bin" / "python3"), env={"DLCLOUD_WORKLOAD": "cnn"})
+    agent = start_agent(python=bare_python, env={"DLCLOUD_WORKLOAD": "cnn"})
     rendezvous.tell(agent.name, round_workload(1, "cnn"))
     assert "use an image that has it" in rendezvous.result(agent.name, 1)["message"]
 
 
-def test_a_cold_rank_dies_with_the_agent(
-    rendezvous, start_agent, round_script, is_alive, until, tmp_path: Path
-) -> None:
-    venv.create(tmp_path / "image", symlinks=True)
-    python = str(tmp_path / "image" / "bin" / "python3")
-    agent = start_agent(python=python)
-    rendezvous.tell(agent.name, round_script(1, python, "-c", SLEEP))
+def test_a_cold_rank_dies_with_the_agent(rendezvous, start_agent, round_script, is_alive, until, bare_python) -> None:
+    agent = start_agent(python=bare_python)
+    rendezvous.tell(agent.name, round_script(1, bare_python, "-c", SLEEP))
     rank = pid_of(agent)
     agent.process.kill()
     until(lambda: not is_alive(rank), "the rank died", 10)
@@ -272,7 +264,9 @@ def test_two_agents_run_an_unchanged_torch_script_together(
         "print('sum', value.item(), 'of', dist.get_world_size())\n"
         "dist.destroy_process_group()\n"
     )
-    agents = [start_agent(f"job-{index}-1", env={"DLCLOUD_INDEX": str(index)}) for index in range(2)]
+    agents = [
+        start_agent(f"job-{index}-1", python=sys.executable, env={"DLCLOUD_INDEX": str(index)}) for index in range(2)
+    ]
     port = rendezvous.report(agents[0].name, lambda report: True)["port"]
     for number in (1, 2):
         for rank, agent in enumerate(agents):
@@ -295,7 +289,7 @@ def test_a_built_in_workload_runs_and_its_steps_and_progress_are_reported(
     parameters = parse_parameters(find_workload("cnn"), {"epochs": 1, "architecture": "conv8"}).model_dump(
         by_alias=True
     )
-    agent = start_agent(env={"DLCLOUD_WORKLOAD": "cnn"})
+    agent = start_agent(python=sys.executable, env={"DLCLOUD_WORKLOAD": "cnn"})
     job = {"parameters": parameters, "data": {"uri": "builtin://digits"}, "objectStore": None}
     rendezvous.tell(agent.name, round_workload(1, "cnn", **job))
     starting = rendezvous.report(agent.name, lambda r: r["round"] == 1 and r["ranks"][0]["state"] == "starting")

@@ -154,7 +154,7 @@ def test_a_deleted_folder_does_not_disturb_a_writer_beside_it(store: Objects) ->
         store.delete(f"f/{number}/x")
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, [n % 3 for n in range(60)]))
+        list(pool.map(write, [n % 3 for n in range(300)]))
     assert store.list("f") == []
 
 

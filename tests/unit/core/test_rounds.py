@@ -209,6 +209,14 @@ def test_the_next_round_waits_while_a_leaving_worker_saves() -> None:
     scene.plan()
     assert scene.status.round is None
     assert scene.status.message.endswith("waiting for a leaving worker to save")
+    scene.hear_all()
+    scene.report(1, draining=True, pod=old, ranks=[RankView(1, RankState.RUNNING, 0.1)])
+    scene.now += seconds(14)
+    scene.report(0, round=1)
+    scene.report(1, round=0)
+    scene.respec(limits={"drain": "15500ms"})
+    scene.plan()
+    assert scene.wake == scene.now + seconds(0.5)
     scene.report(1, scene.result(1, Outcome.DRAINED, 75), draining=True, pod=old)
     scene.plan()
     assert scene.status.round is not None

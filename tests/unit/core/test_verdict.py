@@ -292,16 +292,28 @@ def test_an_operator_that_restarts_listens_before_it_settles() -> None:
 
 
 def test_the_status_never_holds_more_open_rounds_than_it_may() -> None:
-    scene = training(workers=2, restart={"maxFailures": 100})
-    for number in range(20):
+    scene = training()
+    for _ in range(20):
         scene.now += seconds(0.1)
-        scene.report(1, round=scene.recovery.last_round, progress=None)
-        scene.write(recovery=scene.recovery.model_copy(update={"rounds_without_progress": 0, "fruitless_rounds": 0}))
-        scene.report(0)
-        scene.reports[scene.current(0).uid] = scene.reports[scene.current(0).uid]
-        scene.report(1, told(scene, 1, Outcome.PEER_LOST))
+        scene.write(recovery=scene.recovery.model_copy(update={"fruitless_rounds": 0}))
+        scene.report(0)  # it lives, and says nothing of the rounds that ended
+        scene.report(1, told(scene, 1, Outcome.DRAINED, 75))
         scene.plan()
-        assert len(scene.recovery.unsettled) <= 16, number
+    assert scene.recovery.last_round == 21
+    assert len(scene.recovery.unsettled) == 16
+    assert [failure.round for failure in scene.status.failures] == [1, 2, 3, 4]
+
+
+def test_a_verdict_that_is_open_is_looked_at_again() -> None:
+    scene = training()
+    scene.report(1, told(scene, 1, Outcome.ERROR, 1))
+    scene.plan()
+    ended_at = scene.now
+    assert scene.wake == ended_at + seconds(10)
+    scene.now += seconds(4)
+    scene.report(1)
+    scene.plan(after=6)  # worker 0 has said nothing since
+    assert scene.wake == ended_at + seconds(12)
 
 
 @settings(max_examples=60, deadline=None)

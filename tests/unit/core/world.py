@@ -1,8 +1,8 @@
 """A small cluster with agents that train, deterministic, in simulated time.
 
-Helper of test_world.py. Time goes by in steps of half a second. The operator plans at a change of a pod, at a report with
-news and at its own wakes only, as the engine promises. Another job's pod is heard as long as anybody is: without it a
-single hung agent could not be told from a deaf operator. Invariants are checked at every status that is written.
+Helper of test_world.py. Time goes by in steps of half a second. The operator plans at a change of a pod, at a report
+with news and at its own wakes only, as the engine promises. Another job's pod is heard as long as anybody is: without
+it a single hung agent could not be told from a deaf operator. Invariants are checked at every status that is written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .scene import NAME, T0, spec_of
 
 TICK = timedelta(seconds=0.5)
 HEARTBEAT = timedelta(seconds=5)
-STEPS = 120  # one a second
+STEPS = 60  # one a second
 COMMIT_EVERY = 5
 START_S = 2.0
 INIT_S = 1.0

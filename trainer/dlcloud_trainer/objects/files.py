@@ -34,6 +34,7 @@ from .errors import (
 LOCK_FILE = ".dlcloud.lock"
 TEMPORARY = ".dlcloud-"
 LOCK_S = 8.0
+FOLDER_TRIES = 50
 HASHED_BYTES = 1 << 20
 T = TypeVar("T")
 
@@ -132,13 +133,14 @@ class FileObjects:
 
     def _temporary(self, path: Path, data: Data) -> Path:
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-        for attempt in range(3):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(FOLDER_TRIES):
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 file = temporary.open("xb", buffering=0)
                 break
-            except FileNotFoundError:  # somebody's delete removed the empty folder just now
-                if attempt == 2:
+            except (FileNotFoundError, FileExistsError):
+                # Somebody's delete removed the empty folder just now, in the middle of our mkdir or before our open.
+                if attempt + 1 == FOLDER_TRIES:
                     raise
         try:
             with file:
