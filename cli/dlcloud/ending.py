@@ -68,7 +68,8 @@ def _failed(last: Snapshot, facts: RunFacts) -> list[str]:
     lines = [f"Failed after {duration(last.elapsed)}: {last.message or 'no reason was given'}"]
     if last.failures:
         lines += _failure_lines(last.failures[-1], last.message)
-    lines += _output(last, facts)
+    if not any("\n" in failure.message for failure in last.failures[-1:]):  # a traceback says more than the last lines
+        lines += _output(last, facts)
     if last.checkpoint:
         lines += _go_on(last.checkpoint, facts)
     return lines
@@ -86,9 +87,8 @@ def _failure_lines(failure: Failure, said: str) -> list[str]:
     )
     code = [f"exit code {failure.exit_code}"] * (failure.exit_code is not None)
     first, *rest = failure.message.strip().splitlines() or [""]
-    lines = [
-        f"  {', '.join([*where, str(failure.reason), *code])}" + (f": {first}" if first and first not in said else "")
-    ]
+    seen = first in said and str(failure.reason) in said and not rest
+    lines = [] if seen else [f"  {', '.join([*where, str(failure.reason), *code])}" + (f": {first}" if first else "")]
     return lines + [f"    {line}" for line in rest if line.strip()]
 
 

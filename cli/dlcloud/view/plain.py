@@ -29,6 +29,7 @@ class PlainLines:
         self._said_at: datetime | None = None
         self._checkpoint_step: int | None = None
         self._events_from: datetime | None = None
+        self._warning = ""
         self._log_total = 0
         self._stopping = ""
 
@@ -59,7 +60,7 @@ class PlainLines:
         if now.phase is None or (stage == self._stage and not self._message_settled(now)):
             return []
         self._stage, self._message, self._new_message = stage, now.message, None
-        if now.phase is Phase.SUSPENDED and now.stopping:
+        if now.phase.finished or (now.phase is Phase.SUSPENDED and now.stopping):
             return []  # the last words say it
         text = str(now.phase)
         if now.phase is Phase.RUNNING and now.round_number:
@@ -67,6 +68,8 @@ class PlainLines:
             text += f", {now.restarts} restart{'s' * (now.restarts != 1)}" if now.restarts else ""
         # While it runs, what follows the first clause is the story so far: the warnings have told it.
         message = now.message.partition("; ")[0] if now.phase is Phase.RUNNING else now.message
+        if self._warning and self._warning in message:
+            message = ""
         return [f"{clock(now.now)}  {text}" + (f": {message}" if message else "")]
 
     def _message_settled(self, now: Snapshot) -> bool:
@@ -102,7 +105,9 @@ class PlainLines:
         new = [e for e in now.events if self._events_from is None or e.at > self._events_from]
         if new:
             self._events_from = max(e.at for e in new)
-        return [f"{clock(e.at)}  {e.reason}: {e.message}" for e in new if e.warning]
+        told = [e for e in new if e.warning and e.reason != Phase.FAILED]
+        self._warning = told[-1].message if told else self._warning
+        return [f"{clock(e.at)}  {e.reason}: {e.message}" for e in told]
 
 
 def progress_text(progress: Progress) -> str:

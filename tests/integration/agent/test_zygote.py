@@ -206,25 +206,12 @@ def test_a_signal_ends_a_rank_as_it_would_any_program(forker: Forker) -> None:
     assert forker.fork(["python", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])[0] == -15
 
 
-IMPORTED = """
-import sys, threading
+AFTER_THE_IMPORTS = """
+import os, sys, threading, time
 from dlcloud_trainer.zygote.imports import load
 from dlcloud_trainer.zygote.kernel import thread_count
 load(sys.argv[1])
-print(threading.active_count(), thread_count())
-"""
-
-
-@pytest.mark.parametrize("workload", ["", *WORKLOADS])
-def test_the_imports_start_no_thread(workload: str) -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTED, workload], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "1 1\n", done.stderr
-
-
-FORKED = """
-import os, sys, time
-from dlcloud_trainer.zygote.imports import load
-load(sys.argv[1])
+print(threading.active_count(), thread_count(), flush=True)
 pid = os.fork()
 if pid == 0:
     import obstore, torch
@@ -244,13 +231,24 @@ sys.exit(os.waitstatus_to_exitcode(ended[1]))
 """
 
 
-@pytest.mark.parametrize("workload", ["", *WORKLOADS])
-def test_a_child_can_compute_and_store_after_the_imports(workload: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, workload, str(tmp_path)], capture_output=True, text=True, timeout=60
-    )
+@pytest.fixture(scope="module", params=["", *WORKLOADS], ids=["script", *WORKLOADS])
+def forked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A process that imported what a zygote imports and then forked a child that works; and the child's folder."""
+    folder = tmp_path_factory.mktemp("store")
+    command = [sys.executable, "-c", AFTER_THE_IMPORTS, request.param, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False), folder
+
+
+def test_the_imports_start_no_thread(forked) -> None:
+    assert forked[0].stdout == "1 1\n", forked[0].stderr
+
+
+def test_a_child_forked_after_the_imports_can_compute_and_store(forked) -> None:
+    done, folder = forked
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "key").read_bytes() == b"value"
+    assert (folder / "key").read_bytes() == b"value"
 
 
 def test_the_modules_of_every_workload_are_found() -> None:

@@ -277,6 +277,7 @@ def test_a_save_returns_before_its_upload_and_the_next_one_is_skipped(
     weights = torch.ones(1000)
     assert one.checkpointer.save({"w": weights}, {}, step=1, samples=1)
     weights.zero_()  # training goes on
+    assert one.checkpointer.busy
     assert not one.checkpointer.save({"w": weights}, {}, step=2, samples=2)
     with pytest.raises(UploadFailed, match=r"still being uploaded after 0\.1 s"):
         one.checkpointer.flush(0.1)

@@ -26,7 +26,7 @@ def test_success_names_the_metrics_and_the_checkpoint() -> None:
     assert lines[1] == f"checkpoint: step 40 at {SAVED.uri}"
 
 
-def test_failure_shows_its_cause_and_the_end_of_the_output() -> None:
+def test_failure_shows_its_cause_with_the_traceback() -> None:
     failure = Failure(
         time=T0,
         round=1,
@@ -40,6 +40,11 @@ def test_failure_shows_its_cause_and_the_end_of_the_output() -> None:
     last = replace(LAST, phase=Phase.FAILED, message="more failures than allowed", failures=(failure,))
     text = "\n".join(ending_lines(last, 1, FACTS))
     assert "worker 1, rank 1, Error, exit code 3: ValueError: no\n    " in text
+    assert "last output:" not in text, "the traceback says more"
+
+
+def test_failure_without_a_traceback_shows_the_end_of_the_output() -> None:
+    text = "\n".join(ending_lines(replace(LAST, phase=Phase.FAILED, message="no"), 1, FACTS))
     assert "last output:\n  a\n  b\n" in text
 
 

@@ -207,3 +207,29 @@ def test_a_message_that_changes_at_once_gets_no_line() -> None:
     track.job(job(message="waiting for 1 of 2 workers"))
     lines += said(plain, *(track.snapshot(at(0.2 + i / 5)) for i in range(10)))
     assert lines == ["Running, round 1 with 2 ranks: waiting for 1 of 2 workers"]
+
+
+def test_the_cause_of_a_restart_is_told_once() -> None:
+    track, plain = tracker(), PlainLines(show_log=False)
+    said(plain, track.snapshot(at(0)))
+    track.events([EventLine(at(1), "RankFailed", "round 1: rank 1 was killed", warning=True)])
+    track.job(job(Phase.RESTARTING, message="restarting after round 1: rank 1 was killed"))
+    assert said(plain, track.snapshot(at(1))) == ["RankFailed: round 1: rank 1 was killed", "Restarting"]
+
+
+def test_the_end_is_left_to_the_last_words() -> None:
+    track, plain = tracker(), PlainLines(show_log=False)
+    said(plain, track.snapshot(at(0)))
+    track.events([EventLine(at(1), "Failed", "StoreUnusable: no", warning=True)])
+    track.job(job(Phase.FAILED, message="no"))
+    assert said(plain, track.snapshot(at(1))) == []
+
+
+def test_a_newer_checkpoint_counts_even_at_a_lower_step() -> None:
+    track = tracker()
+    for seconds, step in ((1, 40), (2, 30)):
+        track.saved(CheckpointStatus(step=step, uri=f"s3://b/{step}", committed_at=at(seconds)))
+    track.saved(CheckpointStatus(step=40, uri="s3://b/40", committed_at=at(1)))
+    saved = track.snapshot(at(3)).checkpoint
+    assert saved is not None
+    assert saved.step == 30

@@ -20,6 +20,8 @@ from dlcloud_operator.api import (
 )
 from dlcloud_operator.core import (
     CreatePod,
+    DeleteJob,
+    DeletePod,
     JobKey,
     JobView,
     PodExit,
@@ -176,6 +178,11 @@ def test_a_plan_keeps_the_rules_in_any_state(seen: tuple[JobView, tuple[PodView,
         assert after.round.number > job.status.recovery.last_round
         assert [member.index for member in after.round.members] == list(range(after.round.world_size))
         assert {member.uid for member in after.round.members} <= {pod.uid for pod in pods if not pod.deleting}
+
+    waits_for_the_cluster = any(pod.phase is PodPhase.PENDING or pod.deleting for pod in pods)
+    acts = any(isinstance(action, CreatePod | DeletePod | DeleteJob | Wake) for action in actions)
+    over = after.phase is not None and (after.phase.finished or after.phase is Phase.SUSPENDED)
+    assert acts or waits_for_the_cluster or over, "every wait ends"
 
     again = plan(replace(job, status=after, resource_version="8"), pods, reports, NOW)
     assert [action for action in again if isinstance(action, WriteStatus)] == [], "all is said at once"

@@ -57,6 +57,7 @@ URGENT_S = 0.05  # reports are at least this far apart
 SOON_S = 1.0  # a step or progress alone is reported this often
 REPORT_S = 5.0
 FLUSH_S = 2.0
+BATCH = 256  # happenings taken in a row: a rank that floods its events must not silence the reports
 
 
 class App:
@@ -89,7 +90,7 @@ class App:
         self.poller.start()
         self.events.start()
         self.output.start()
-        # Only now, so that no other thread ever takes a signal; and before the zygote, which would inherit the block.
+        # Now that there are handlers, and before the zygote, which would inherit the block.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self.link.listen(self.say)
         self.supervisor.start_zygote()
@@ -103,9 +104,12 @@ class App:
         """Wait for happenings or a deadline, decide, carry out, report when it is time."""
         with contextlib.suppress(Empty):
             happening = self.inbox.get(timeout=self.timeout())
-            while self.exit_code is None:
+            for _ in range(BATCH):
                 self.perform(self.decide(happening))
+                if self.exit_code is not None:
+                    return
                 happening = self.inbox.get_nowait()
+            self.perform(self.decide(happening))
         now = time.monotonic()
         self.supervisor.tick(now)
         if self.exit_code is None:

@@ -71,6 +71,11 @@ class Checkpointer:
         return self._objects
 
     @property
+    def busy(self) -> bool:
+        """Whether a `save` without `wait` would be skipped now: ask before collecting a state for it."""
+        return self._background.busy
+
+    @property
     def blocked_s(self) -> float:
         """Seconds the last `save` kept training waiting."""
         return self._blocked_s
