@@ -99,7 +99,7 @@ class LocalSession:
         try:
             await self._start()
         except OSError as error:
-            raise SessionError(f"cannot start in {self.run_dir}: {error.strerror or error}") from error
+            raise SessionError(f"cannot start: {error.filename or self.run_dir}: {error.strerror or error}") from error
 
     async def _start(self) -> None:
         agent = self.run_dir / "agent.pyz"

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -25,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .assignment import Assignment, Place
 from .checkpoint import Restored
 from .errors import PeerLost, StaleRound
+from .lifeline import Lifeline, connections
 
 NONCE_KEY = "dlcloud/nonce"
 POLL_S = 0.005
@@ -37,9 +39,12 @@ T = TypeVar("T")
 class Group:
     """The ranks that train together; one rank alone needs no process group, and has none."""
 
-    def __init__(self, place: Place, device: torch.device, store: Store | None = None) -> None:
+    def __init__(
+        self, place: Place, device: torch.device, store: Store | None = None, lifeline: Lifeline | None = None
+    ) -> None:
         self.rank, self.world_size, self._device = place.rank, place.world_size, device
         self._store = store  # rank 0's holds the server: it lives as long as the group
+        self._lifeline = lifeline
 
     @property
     def alone(self) -> bool:
@@ -55,6 +60,11 @@ class Group:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.sum(torch.zeros(1))
+
+    def part(self) -> None:
+        """After the last collective: from now on a peer may leave."""
+        if self._lifeline is not None:
+            self._lifeline.release()
 
     def share(self, restored: Restored | None) -> Restored | None:
         """Rank 0's restored state on every rank."""
@@ -127,8 +137,13 @@ def choose_device(place: Place) -> torch.device:
     return torch.device("cpu")
 
 
-def join(assignment: Assignment, place: Place, device: torch.device) -> Group:
-    """Meet the other ranks within `init_s`; raises `PeerLost`, `StaleRound` or what torch raises."""
+def join(
+    assignment: Assignment, place: Place, device: torch.device, on_lost: Callable[[BaseException], None]
+) -> Group:
+    """Meet the other ranks within `init_s`; raises `PeerLost`, `StaleRound` or what torch raises.
+
+    `on_lost` is called from a thread when a peer is gone and the main thread does not hear of it.
+    """
     if place.world_size == 1:
         return Group(place, device)
     address, port, limit = assignment.master_addr, assignment.master_port, timedelta(seconds=assignment.init_s)
@@ -141,6 +156,7 @@ def join(assignment: Assignment, place: Place, device: torch.device) -> Group:
         raise StaleRound(f"{address}:{port} belongs to the round with nonce {found!r}, this rank to {assignment.nonce!r}")
     _name_interface(address, port)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    before = connections()
     dist.init_process_group(
         backend,
         store=PrefixStore(assignment.nonce, store),
@@ -149,7 +165,8 @@ def join(assignment: Assignment, place: Place, device: torch.device) -> Group:
         timeout=timedelta(seconds=COLLECTIVE_LIMIT_S),
         device_id=device if device.type == "cuda" else None,
     )
-    return Group(place, device, store)
+    lost = PeerLost("another rank closed its connection, and the collective in progress was not told")
+    return Group(place, device, store, Lifeline(connections() - before, lambda: on_lost(lost)))
 
 
 def _wait_for_listener(address: str, port: int, limit_s: float) -> None:

@@ -33,6 +33,7 @@ def train(
     saver: Saver,
     events: Events,
     wants_to_stop: Callable[[], bool],
+    on_lost: Callable[[BaseException], None],
 ) -> bool:
     """Train to the end of the last epoch, then test; False when the ranks agreed to stop before. Raises what ends a rank."""
     saver.begin()  # asks the store for the newest checkpoint while the ranks find each other
@@ -43,7 +44,7 @@ def train(
     ledger = Ledger()
     parts: dict[str, Stateful] = {"model": task.model, "optimizer": task.optimizer, "ledger": ledger}
 
-    group = join(assignment, place, device)
+    group = join(assignment, place, device, on_lost)
     restored = group.share(saver.restored())
     if restored is not None:
         restore_into(parts, restored.tensors, restored.state)
@@ -110,11 +111,14 @@ def train(
     last = agreement.settle()
     if last is not None and last.loss is not None:
         reporter.loss_known(last.about, last.loss)
+    if stopped:
+        group.part()
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
         final_score = None if stopped else ledger.metrics.get(f"validation{workload.BEST_BY.capitalize()}")
         saver.save(parts, step=ledger.step, samples=ledger.samples, metric=final_score, wait=True)
     if not stopped:
         reporter.evaluated("test", evaluate(task, test, group, heartbeat, ledger.step))
+        group.part()
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
         saver.finish()
     return not stopped

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -19,7 +18,7 @@ import torch._dynamo  # what torch would import at the first optimiser step, 1 s
 
 from .assignment import Assignment, parse_assignment, parse_place
 from .events import Events
-from .exits import DRAINED, SUCCEEDED, Ending, judge
+from .exits import DRAINED, SUCCEEDED, judge
 from .loop import train
 from .saver import Saver
 from .workload import parse_parameters
@@ -29,53 +28,62 @@ LEAVE_S = 2.0
 
 
 class Drain:
-    """SIGTERM: before the training there is nothing to save and the rank ends at once, from then on the ranks agree on a step."""
+    """SIGTERM: before the training there is nothing to save and the rank ends at once, later the ranks agree on a step."""
 
     def __init__(self) -> None:
-        self.asked = self.training = False
+        self.asked = self._training = False
         signal.signal(signal.SIGTERM, self._on_signal)
+
+    def wanted(self) -> bool:
+        """Whether this rank was told to stop; whoever asks takes care of it from now on."""
+        self._training = True
+        return self.asked
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        if not self.training:
+        if not self._training:
             os._exit(DRAINED)
 
 
 def main() -> NoReturn:
     """Be the rank the environment names; ends the process."""
-    drain = Drain()
     descriptor = os.environ.get("DLCLOUD_EVENTS_FD", "")
-    events = Events(int(descriptor) if descriptor else None)
-    saver: Saver | None = None
-
-    def opened(made: Saver) -> None:
-        nonlocal saver
-        saver = made
-
+    rank = Rank(Events(int(descriptor) if descriptor else None), Drain())
     try:
-        code = run(events, drain, opened)
+        code = rank.run()
     except BaseException as error:
-        ending = judge(error, draining=drain.asked)
-        _tell(ending, events)
-        if saver is not None:
-            saver.leave(LEAVE_S)
-        code = ending.code
+        rank.fail(error)
     _exit(code)
 
 
-def run(events: Events, drain: Drain, opened: Callable[[Saver], None]) -> int:
-    """Read the assignment, prepare the process, train; the exit code of a good end. Raises what `judge` knows."""
-    ca_file = os.environ.get("DLCLOUD_STORE_CA_FILE")
-    assignment = parse_assignment(os.environ["DLCLOUD_ASSIGNMENT"], ca_file or None)
-    place = parse_place(os.environ)
-    _prepare_process(assignment)
-    workload = find_workload(assignment.job.workload)
-    parameters = parse_parameters(workload, assignment.job.parameters)
-    saver = Saver(assignment, parameters.seed, events, active=place.rank == 0)
-    opened(saver)
-    drain.training = True
-    finished = train(assignment, place, workload, parameters, saver, events, lambda: drain.asked)
-    return SUCCEEDED if finished else DRAINED
+class Rank:
+    """One rank's life."""
+
+    def __init__(self, events: Events, drain: Drain) -> None:
+        self._events, self._drain = events, drain
+        self._saver: Saver | None = None
+
+    def run(self) -> int:
+        """Read the assignment, prepare the process, train; the exit code of a good end. Raises what `judge` knows."""
+        ca_file = os.environ.get("DLCLOUD_STORE_CA_FILE")
+        assignment = parse_assignment(os.environ["DLCLOUD_ASSIGNMENT"], ca_file or None)
+        place = parse_place(os.environ)
+        _prepare_process(assignment)
+        workload = find_workload(assignment.job.workload)
+        parameters = parse_parameters(workload, assignment.job.parameters)
+        saver = self._saver = Saver(assignment, parameters.seed, self._events, active=place.rank == 0)
+        finished = train(assignment, place, workload, parameters, saver, self._events, self._drain.wanted, self.fail)
+        return SUCCEEDED if finished else DRAINED
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Tell why, give an upload in flight a moment, end the process. Any thread may call it."""
+        ending = judge(error, draining=self._drain.asked)
+        if ending.code != DRAINED:
+            self._events.failed(ending.outcome, ending.message)
+            sys.stderr.write(f"{ending.outcome}: {ending.message}\n" if ending.expected else _traceback(error))
+        if self._saver is not None:
+            self._saver.leave(LEAVE_S)
+        _exit(ending.code)
 
 
 def _prepare_process(assignment: Assignment) -> None:
@@ -89,13 +97,8 @@ def _prepare_process(assignment: Assignment) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _tell(ending: Ending, events: Events) -> None:
-    if ending.code != DRAINED:
-        events.failed(ending.outcome, ending.message)
-    if not ending.expected:
-        traceback.print_exc()
-    elif ending.code != DRAINED:
-        sys.stderr.write(f"{ending.outcome}: {ending.message}\n")
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _exit(code: int) -> NoReturn:

@@ -87,8 +87,6 @@ def test_a_report_that_was_on_its_way_when_the_round_ended_is_no_sign_of_life() 
         scene.now += seconds(5)
         scene.report(1)
         scene.plan()
-    scene.remove(0) if scene.current(0).incarnation == 1 else None
-    scene.plan()
     assert scene.recovery.counted_at == []
     assert scene.status.failures[0].reason is Outcome.POD_LOST
 

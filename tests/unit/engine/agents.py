@@ -121,6 +121,7 @@ class Kubelet:
         self._tasks[name].cancel()
         await asyncio.gather(self._tasks[name], return_exceptions=True)
         self._cluster.lose_pod(name)
+        del self.agents[name]
 
     async def stop(self) -> None:
         for task in self._tasks.values():

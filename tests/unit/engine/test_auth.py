@@ -207,9 +207,9 @@ def test_any_other_token_is_refused_with_its_reason(text: str, reason: str) -> N
     assert not text or text not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"exp": NOW - 1}, {"nbf": NOW + 3}], ids=["expiry", "begin"])
-def test_a_small_difference_of_clocks_is_allowed(changes: dict[str, Any]) -> None:
-    assert identify(token(**changes)).uid == "u0"
+@pytest.mark.parametrize(("claim", "offset_s"), [("exp", -1), ("nbf", 3)], ids=["expiry", "begin"])
+def test_a_small_difference_of_clocks_is_allowed(claim: str, offset_s: int) -> None:
+    assert identify(token(**{claim: int(time.time()) + offset_s})).uid == "u0"
 
 
 def test_keys_are_fetched_once_for_many_tokens() -> None:

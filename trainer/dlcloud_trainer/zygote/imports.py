@@ -15,6 +15,8 @@ from .kernel import thread_count
 
 # OpenBLAS starts its threads when numpy is imported. The variable is put back for the ranks; torch has its own setting.
 _WHILE_IMPORTING = {"OPENBLAS_NUM_THREADS": "1"}
+# What torch itself imports late: at the first optimiser (1 s of every rank's start), at the first wrapped model.
+_FOR_SCRIPTS = ("torch.distributed", "torch.nn.parallel.distributed", "torch._dynamo")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ def _load_workload(workload: str) -> bool:
 
 def _load_torch() -> bool:
     try:
-        importlib.import_module("torch")
-        importlib.import_module("torch.distributed")
+        for name in ("torch", *_FOR_SCRIPTS):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == "torch":
             return True
