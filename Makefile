@@ -7,10 +7,10 @@ VENV := $(abspath $(or $(DLCLOUD_VENV),.venv))
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.dlcloud-$(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)-$(shell pwd | cksum | cut -d' ' -f1)
-SOURCES := operator cli trainer tests benchmarks
+SOURCES := operator cli trainer tests benchmarks manifests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration lint format crd contract api-docs benchmarks clean
+.PHONY: help setup demo test test-unit test-integration lint format crd contract benchmarks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,7 @@ lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint whe
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(PY) -m dlcloud_operator.api.crd --check
+	$(PY) -m dlcloud_operator.api.docs --check
 	$(PY) -m dlcloud_trainer.contract --check operator/dlcloud_operator/api/parameters.json
 	@if command -v helm >/dev/null; then helm lint charts/; else echo "helm lint: skipped, helm is not on the PATH (https://helm.sh)"; fi
 
@@ -48,14 +49,18 @@ format: $(STAMP) ## put the code in shape
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-contract: $(STAMP) ## write the workloads' parameters into the API package
+contract: $(STAMP) ## write the workloads' parameters into the API package (then make crd)
 	$(PY) -m dlcloud_trainer.contract --out operator/dlcloud_operator/api/parameters.json
 
-crd: $(STAMP) ## write the CRD into the chart
-	$(PY) -m dlcloud_operator.api.crd --out charts/templates/crd-trainingjobs.yaml
+crd: $(STAMP) ## write the CRD into the chart, and docs/api.md
+	$(PY) -m dlcloud_operator.api.crd
+	$(PY) -m dlcloud_operator.api.docs
 
 benchmarks: $(STAMP) ## print every figure beside its peer's (about 15 minutes)
-	$(PY) -m benchmarks
+	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.recovery
+	$(PY) -m benchmarks.throughput
+	$(PY) -m benchmarks.accuracy
 
 clean: ## remove what the commands made here
 	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,7 @@
 """Real rank processes without agent and operator: for figures and tests about the training loop alone.
 
-A small server process imports the trainer and forks the ranks, as the zygote does; each rank is `dlcloud_trainer.rank.main` itself.
+A small server process imports the trainer and forks the ranks, as the zygote does; each rank is
+`dlcloud_trainer.rank.main` itself.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ class RankServer:
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
@@ -183,12 +186,13 @@ def round_assignment(job: dict[str, Any], *, world_size: int, round: int) -> dic
     """An assignment for ranks on this machine, on a free port."""
     defaults = {
         "namespace": "default", "name": "cnn", "uid": "1", "workload": "cnn", "parameters": {}, "script": None,
-        "data": {"uri": "builtin://digits"}, "checkpoint": None, "resumeFrom": "", "objectStore": {"endpoint": "", "region": "us-east-1"},
+        "data": {"uri": "builtin://digits"}, "checkpoint": None, "resumeFrom": "",
+        "objectStore": {"endpoint": "", "region": "us-east-1"},
     }  # fmt: skip
     return {
-        "kind": "round", "round": round, "nonce": secrets.token_hex(8), "ranks": [0], "worldSize": world_size, "workers": world_size,
-        "index": 0, "masterAddr": "127.0.0.1", "masterPort": free_port(), "threads": 1, "restarts": round - 1, "initS": 60,
-        "checkpointS": 60, "job": {**defaults, **job},
+        "kind": "round", "round": round, "nonce": secrets.token_hex(8), "ranks": [0], "worldSize": world_size,
+        "workers": world_size, "index": 0, "masterAddr": "127.0.0.1", "masterPort": free_port(), "threads": 1,
+        "restarts": round - 1, "initS": 60, "checkpointS": 60, "job": {**defaults, **job},
     }  # fmt: skip
 
 

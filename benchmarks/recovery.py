@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Figure, print_table, wait_for
+from dlcloud.sabotage import rank_pids
 from dlcloud.session import LocalSession, StoreSettings
 from dlcloud_operator.api.validation import parse_job
+from dlcloud_operator.core.model import RankState
 
 PROGRAM = Path(__file__).parent / "peers" / "ddp_digits.py"
 WORLD = 2
@@ -116,7 +118,7 @@ async def with_session(
         await session.start()
         return await act(session)
     finally:
-        await session.close()
+        await session.close(0.0)
 
 
 def measure_script(folder: Path, kills: int) -> list[float]:
@@ -146,23 +148,54 @@ def measure_cnn(folder: Path, kills: int) -> list[float]:
     )
 
     async def act(session: LocalSession) -> list[float]:
-        seconds = []
+        seconds: list[float] = []
+        step = 0
         for kill in range(kills):
-            await _until(lambda: session.steps_in_round() >= STEPS_BEFORE_A_KILL)
-            number, pid = session.round_number, session.rank_pid(kill % WORLD)
-            killed_at = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
-            await _until(lambda before=number: session.round_number > before and session.all_ranks_step())
-            seconds.append(time.monotonic() - killed_at)
+            took, step = await _kill_once(session, kill % WORLD, step + STEPS_BEFORE_A_KILL)
+            seconds.append(took)
         return seconds
 
     values: list[float] = asyncio.run(with_session(folder, "cnn", spec, act))
     return values
 
 
+async def _kill_once(session: LocalSession, rank: int, at_step: int) -> tuple[float, int]:
+    """Kill a rank once all are at this step; the seconds until all step again, and the step they are at then."""
+    await _until(lambda: _step(session) >= at_step)
+    before, pid = _round(session), _rank_pid(session, rank)
+    killed_at = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    await _until(lambda: _round(session) > before and _step(session) > 0)
+    return time.monotonic() - killed_at, _step(session)
+
+
+def _round(session: LocalSession) -> int:
+    current = session.job.status.round if session.job else None
+    return current.number if current else 0
+
+
+def _rank_pid(session: LocalSession, rank: int) -> int:
+    members = session.job.status.round.members if session.job and session.job.status.round else []
+    (uid,) = (member.uid for member in members if rank in member.ranks)
+    (pid,) = rank_pids(uid)
+    return pid
+
+
+def _all_step(session: LocalSession, number: int) -> bool:
+    ranks = [rank for report in session.reports() if report.round == number for rank in report.ranks]
+    return len(ranks) == WORLD and all(rank.state is RankState.RUNNING for rank in ranks)
+
+
+def _step(session: LocalSession) -> int:
+    """The step all ranks of this round have made; 0 while one still starts."""
+    if not _all_step(session, _round(session)):
+        return 0
+    return min(rank.step or 0 for report in session.reports() for rank in report.ranks)
+
+
 async def _until(condition: Callable[[], bool], limit_s: float = 120) -> None:
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (reports come without an event to wait for)
             await asyncio.sleep(0.002)
 
 

@@ -142,7 +142,11 @@ class LocalSession:
         self.access = Access(self._store.endpoint, self._store.access_key, self._store.secret_key)
 
     def check(self) -> None:
-        """Raise SessionError when the engine has ended by itself."""
+        """Raise SessionError when the session cannot go on: its folder is gone, or the engine has ended."""
+        if not (self.run_dir / "pods").exists() and self._view is not None and self.reports():
+            raise SessionError(
+                f"{self.run_dir}: the folder was deleted; the workers' tokens and output were in it"
+            )
         task = self._engine_task
         if task is not None and task.done() and not task.cancelled():
             raise SessionError(f"the engine ended: {task.exception() or 'without a reason'}; see {self.run_dir}")

@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -258,6 +259,16 @@ def test_no_process_outlives_a_killed_command(place: Place) -> None:
     process.kill()
     process.wait()
     wait_for(lambda: not place.processes(), limit_s=5)
+
+
+def test_a_run_whose_folder_is_deleted_ends_with_a_sentence(place: Place) -> None:
+    process = place.start("run", place.job(WAIT_FOREVER), "--local", "--run-dir", place.folder / "here")
+    read_until(process, "hello of 1")
+    shutil.rmtree(place.folder / "here")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1, said.decode()
+    assert b"folder was deleted" in said
+    assert place.processes() == []
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly(place: Place) -> None:

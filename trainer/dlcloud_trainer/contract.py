@@ -5,8 +5,11 @@ May import the package's workloads. Its output depends on the source alone: the 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .workload import Workload
@@ -31,11 +34,31 @@ def _describe(workload: Workload) -> dict[str, Any]:
     return {
         "description": workload.DESCRIPTION,
         "data": list(workload.DATA),
-        "parameters": {
-            name: {key: properties[name][key] for key in _KEPT if key in properties[name]} for name in sorted(properties)
-        },
+        "parameters": {name: _pick(properties[name]) for name in sorted(properties)},
     }
 
 
+def _pick(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in _KEPT if key in schema}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the contract, write it to a file, or compare it with one (exit code 1 when they differ)."""
+    parser = argparse.ArgumentParser(prog="python -m dlcloud_trainer.contract", description=main.__doc__)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="FILE", help="write it there")
+    where.add_argument("--check", type=Path, metavar="FILE", help="compare it with this file")
+    chosen = parser.parse_args(arguments)
+    text = contract_text()
+    if chosen.out is not None:
+        chosen.out.write_text(text, encoding="utf-8")
+    elif chosen.check is None:
+        sys.stdout.write(text)
+    elif not chosen.check.exists() or chosen.check.read_text(encoding="utf-8") != text:
+        sys.stderr.write(f"{chosen.check} is not what the workloads say; run make contract\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    sys.stdout.write(contract_text())
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """The ranks of a round: how they find each other, and the few collectives the loop needs.
 
-May import torch and checkpoint's values. Never a collective of Python objects (it unpickles what a peer sends), never one before the
-nonce was compared: a process of an older round may still answer at the same address.
+May import torch and checkpoint's values. Never a collective of Python objects (it unpickles what a peer sends), never
+one before the nonce was compared: a process of an older round may still answer at the same address.
 """
 
 from __future__ import annotations
@@ -103,14 +103,18 @@ class Agreed(Generic[T]):
 
 
 class Agreement(Generic[T]):
-    """Tells every rank, one step later, whether any of them wants to stop: so all stop after the same step, and no step waits."""
+    """Tells every rank, one step later, whether any of them wants to stop: so all stop after the same step, and no step
+    waits.
+    """
 
     def __init__(self, group: Group) -> None:
         self._group = group
         self._pending: tuple[dist.Work | None, Tensor, bool, T] | None = None
 
     def exchange(self, *, stop: bool, loss: Tensor | None, about: T) -> Agreed[T] | None:
-        """Say something about this step, and hear about the one before (None at the first). Reading a loss on a GPU waits for it."""
+        """Say something about this step, and hear about the one before (None at the first). Reading a loss on a GPU
+        waits for it.
+        """
         values = torch.tensor([float(stop), 0.0 if loss is None else loss.item()], dtype=torch.float64)
         work = None if self._group.alone else dist.all_reduce(values, async_op=True)
         before = self.settle()
@@ -137,9 +141,7 @@ def choose_device(place: Place) -> torch.device:
     return torch.device("cpu")
 
 
-def join(
-    assignment: Assignment, place: Place, device: torch.device, on_lost: Callable[[BaseException], None]
-) -> Group:
+def join(assignment: Assignment, place: Place, device: torch.device, on_lost: Callable[[BaseException], None]) -> Group:
     """Meet the other ranks within `init_s`; raises `PeerLost`, `StaleRound` or what torch raises.
 
     `on_lost` is called from a thread when a peer is gone and the main thread does not hear of it.
@@ -153,7 +155,7 @@ def join(
     if place.rank == 0:
         store.set(NONCE_KEY, assignment.nonce)
     elif (found := store.get(NONCE_KEY).decode(errors="replace")) != assignment.nonce:
-        raise StaleRound(f"{address}:{port} belongs to the round with nonce {found!r}, this rank to {assignment.nonce!r}")
+        raise StaleRound(f"{address}:{port} belongs to the round of nonce {found!r}, this rank to {assignment.nonce!r}")
     _name_interface(address, port)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     before = connections()
@@ -183,7 +185,9 @@ def _wait_for_listener(address: str, port: int, limit_s: float) -> None:
 
 
 def _name_interface(address: str, port: int) -> None:
-    """Have gloo and NCCL use the interface that leads to rank 0: gloo's own choice is whatever the host's name resolves to."""
+    """Have gloo and NCCL use the interface that leads to rank 0: gloo's own choice is whatever the host's name resolves
+    to.
+    """
     name = interface_to(address, port)
     if name:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

@@ -1,7 +1,7 @@
 """What a rank tells its agent: JSON lines on a descriptor (docs/protocol.md, section 3).
 
-May import the standard library only. Must never raise because nobody listens, never write a number JSON has no word for, and never
-write a line longer than a pipe takes in one piece: several threads write here.
+May import the standard library only. Must never raise because nobody listens, never write a number JSON has no word
+for, and never write a line longer than a pipe takes in one piece: several threads write here.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def alive(self, step: int, limit_s: float) -> Iterator[None]:
-        """While the block waits for something with a limit of its own, say so for at most `limit_s`; it is no long step."""
+        """While the block waits for something with a limit of its own, say so for at most `limit_s`; it is no long
+        step.
+        """
         done = threading.Event()
         end = time.monotonic() + limit_s
 

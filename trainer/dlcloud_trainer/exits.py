@@ -1,4 +1,5 @@
-"""From an exception to the exit code and the outcome of docs/protocol.md, section 3: the one place that knows the words of gloo and NCCL.
+"""From an exception to the exit code and the outcome of docs/protocol.md, section 3: the one place that knows the words
+of gloo and NCCL.
 
 May import torch. Pure; a test for every text that was seen.
 """

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 LOOK_S = 0.25
 GRACE_S = 1.0
@@ -23,7 +24,7 @@ def connections() -> frozenset[str]:
 
 
 class Lifeline:
-    """Watches sockets; when one is closed and `release` is not called within the grace, `on_lost` is, in this thread."""
+    """Watches sockets: when one is closed, and `release` not called within the grace, it calls `on_lost`."""
 
     def __init__(self, watched: frozenset[str], on_lost: Callable[[], None], grace_s: float = GRACE_S) -> None:
         self._watched, self._on_lost, self._grace_s = watched, on_lost, grace_s
@@ -56,8 +57,8 @@ def _names() -> Iterator[str]:
 
 
 def _sockets() -> Iterator[tuple[int, str]]:
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            name = os.readlink(f"/proc/self/fd/{entry}")
+            name = str(entry.readlink())
             if name.startswith("socket:["):
-                yield int(entry), name
+                yield int(entry.name), name

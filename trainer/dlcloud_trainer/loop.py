@@ -1,6 +1,7 @@
 """The training loop, from an assignment to the end of the training: read it from top to bottom.
 
-May import the rest of the trainer, but agent and zygote. One process runs it per rank; what differs on rank 0 is inside Saver and Reporter.
+May import the rest of the trainer, but agent and zygote. One process runs it per rank; what differs on rank 0 is inside
+Saver and Reporter.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def train(
     wants_to_stop: Callable[[], bool],
     on_lost: Callable[[BaseException], None],
 ) -> bool:
-    """Train to the end of the last epoch, then test; False when the ranks agreed to stop before. Raises what ends a rank."""
+    """Train to the end of the last epoch, then test; False when the ranks agreed to stop before.
+
+    Raises what ends a rank: see exits.
+    """
     saver.begin()  # asks the store for the newest checkpoint while the ranks find each other
     device = choose_device(place)
     data = workload.load_data(assignment.job.data_uri, assignment.job.store)
@@ -58,7 +62,7 @@ def train(
     agreement = Agreement[StepRecord](group)
     nothing_to_do = ledger.samples >= schedule.total_samples
     if nothing_to_do and assignment.restarts == 0 and assignment.job.resume_from and place.rank == 0:
-        events.warning("NothingToTrain", f"resumeFrom has {ledger.samples} samples behind it already; raise parameters.epochs")
+        events.warning("NothingToTrain", f"resumeFrom has {ledger.samples} samples behind it; raise parameters.epochs")
     if not nothing_to_do and not group.alone:
         rehearse(task, model, feed, ledger.samples)
     task.model.train()
@@ -73,7 +77,8 @@ def train(
             ledger.best = score if is_best else ledger.best
             reporter.evaluated("validation", means)
             if is_best and saver.keeps_best:
-                with heartbeat.alive(ledger.step, assignment.checkpoint_s):  # others wait for rank 0, which waits for an upload
+                # The others wait for rank 0, which may have to wait for an upload.
+                with heartbeat.alive(ledger.step, assignment.checkpoint_s):
                     saver.save(parts, step=ledger.step, samples=ledger.samples, metric=score, wait=True)
                     group.barrier()
         if ledger.samples >= schedule.total_samples:
@@ -116,11 +121,13 @@ def train(
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
         final_score = None if stopped else ledger.metrics.get(f"validation{workload.BEST_BY.capitalize()}")
         saver.save(parts, step=ledger.step, samples=ledger.samples, metric=final_score, wait=True)
+        if not stopped:
+            group.barrier()
     if not stopped:
         reporter.evaluated("test", evaluate(task, test, group, heartbeat, ledger.step))
         group.part()
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
-        saver.finish()
+        saver.finish(must_be_saved=not stopped)
     return not stopped
 
 
@@ -134,8 +141,9 @@ class Feed:
     def batch(self, consumed: int) -> tuple[Batch, int, float]:
         """The rank's samples, the samples of all ranks, and the weight of the rank's loss sum.
 
-        DDP takes the mean of the ranks' gradients: with this weight it is the gradient of the mean over the whole batch, however
-        unequal the shares. A rank without a share trains on one sample with weight 0, because every rank must take part.
+        DDP takes the mean of the ranks' gradients: with this weight it is the gradient of the mean over the whole
+        batch, however unequal the shares. A rank without a share trains on one sample with weight 0, because every rank
+        must take part.
         """
         epoch = self._schedule.epoch(consumed)
         if epoch != self._epoch:
@@ -150,12 +158,15 @@ class Feed:
 
 
 def rehearse(task: Task, model: nn.Module, feed: Feed, consumed: int) -> None:
-    """One forward and backward that leaves no trace: DDP orders its buckets anew after the first iteration of a process, and sums in
-    another order from then on. With it, a resumed training equals an uninterrupted one from three ranks on, too."""
+    """One forward and backward that leaves no trace: DDP orders its buckets anew after the first iteration of a
+    process, and sums in another order from then on. With it, a resumed training equals an uninterrupted one from three
+    ranks on, too.
+    """
     buffers = [buffer.clone() for buffer in task.model.buffers()]
     task.model.train()
     batch, _, weight = feed.batch(consumed)
-    batch = tuple(tensor[:REHEARSED] for tensor in batch)  # the order of the buckets does not depend on the number of samples
+    # the order of the buckets does not depend on the number of samples
+    batch = tuple(tensor[:REHEARSED] for tensor in batch)
     torch.autograd.backward(task.loss(model, task.prepare(batch)) * weight)
     task.optimizer.zero_grad()
     with torch.no_grad():
@@ -164,7 +175,7 @@ def rehearse(task: Task, model: nn.Module, feed: Feed, consumed: int) -> None:
 
 
 def evaluate(task: Task, part: Batch, group: Group, heartbeat: Heartbeat, step: int) -> dict[str, float]:
-    """The measures' means over all samples of `part`; each rank takes an unpadded share, sums and counts are added up."""
+    """The measures' means over all samples of `part`: ranks take unpadded shares, sums and counts are added up."""
     mine = share(range(len(part[0])), group.world_size, group.rank)
     chosen = mine or range(1)  # a rank without a share measures one sample and counts none
     totals: dict[str, Tensor] = {}

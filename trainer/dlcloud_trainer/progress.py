@@ -45,7 +45,9 @@ class Ledger:
 
 
 class Rate:
-    """Samples per second over the last `WINDOW_S`, by the clock: evaluations and saves slow it down as they do the training."""
+    """Samples per second over the last `WINDOW_S`, by the clock: evaluations and saves slow it down as they do the
+    training.
+    """
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
@@ -110,7 +112,7 @@ class Reporter:
             self._warned = True
             self._events.warning(
                 "LossNotFinite",
-                f"the loss is {loss} at step {record.step}; a lower learningRate often helps, and the data may hold extreme values",
+                f"the loss is {loss} at step {record.step}; a lower learningRate often helps",
             )
         if record.logged:
             self._saver.record(
@@ -126,7 +128,7 @@ class Reporter:
     def evaluated(self, part: str, means: dict[str, float]) -> None:
         """Means over `validation` or `test`."""
         ledger = self._ledger
-        ledger.metrics.update({part + name[0].upper() + name[1:]: value for name, value in means.items() if math.isfinite(value)})
+        ledger.metrics |= {part + name.capitalize(): value for name, value in means.items() if math.isfinite(value)}
         epoch = self._schedule.epoch(ledger.samples)
         self._saver.record(part, step=ledger.step, epoch=epoch, samples=ledger.samples, **means)
         self.tell()

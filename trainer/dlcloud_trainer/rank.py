@@ -1,7 +1,8 @@
 """What a forked rank of a built-in workload runs: from its environment to its exit code.
 
-May import the rest of the trainer, but agent and zygote. The zygote imports this module before it forks: importing must start no thread and
-compute nothing. A rank ends by `os._exit`: no destructor of a process group or a thread pool may hold up the next round.
+May import the rest of the trainer, but agent and zygote. The zygote imports this module before it forks: importing must
+start no thread and compute nothing. A rank ends by `os._exit`: no destructor of a process group or a thread pool may
+hold up the next round.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LEAVE_S = 2.0
 
 
 class Drain:
-    """SIGTERM: before the training there is nothing to save and the rank ends at once, later the ranks agree on a step."""
+    """SIGTERM: before the first step there is nothing to save and the rank ends; later the ranks agree on a step."""
 
     def __init__(self) -> None:
         self.asked = self._training = False

@@ -1,7 +1,7 @@
 """Rank 0's dealings with the store: take over, save, record, finish.
 
-May import checkpoint, metrics and events. On the other ranks, and in a job without `checkpoint`, every call does nothing: the loop asks
-no questions.
+May import checkpoint, metrics and events. On the other ranks, and in a job without `checkpoint`, every call does
+nothing: the loop asks no questions.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Saver:
     def save(
         self, parts: Mapping[str, Stateful], *, step: int, samples: int, metric: float | None = None, wait: bool = False
     ) -> None:
-        """Copy the state and upload it in the background; while an upload runs nothing happens, or with `wait` it is awaited first."""
+        """Copy the state and upload it in the background; while an upload runs nothing happens, or with `wait` it is
+        awaited first.
+        """
         if self._checkpointer is None:
             return
         tensors, state = collect(parts)
@@ -89,14 +91,15 @@ class Saver:
         if self._records is not None:
             self._records.write(kind, **fields)
 
-    def finish(self) -> None:
-        """Wait for what is being written; raises `NotSaved` when the last save failed."""
+    def finish(self, *, must_be_saved: bool) -> None:
+        """Wait for what is being written; raises `NotSaved` when the last save failed and `must_be_saved`."""
         if self._checkpointer is None or self._records is None:
             return
         try:
             self._checkpointer.flush(self._limit_s)
         except (StoreUnusable, UploadFailed) as error:
-            raise NotSaved(f"the last state could not be saved: {error}") from error
+            if must_be_saved:
+                raise NotSaved(f"the last state could not be saved: {error}") from error
         finally:
             self._records.close(RECORDS_LIMIT_S)
 

@@ -1,6 +1,7 @@
 """Which samples a rank trains on: a pure function of (seed, epoch, samples consumed, batch size, world size, rank).
 
-May import torch. Holds no state: nothing here needs a checkpoint, and a job may go on with another number of ranks at any step.
+May import torch. Holds no state: nothing here needs a checkpoint, and a job may go on with another number of ranks at
+any step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _MASK = 2**64 - 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """All optimiser steps of a training: `samples` per epoch, `batch_size` over all ranks; an epoch's last batch may be smaller."""
+    """All optimiser steps of a training: `samples` per epoch, `batch_size` over all ranks; an epoch's last batch may be
+    smaller.
+    """
 
     samples: int
     batch_size: int

@@ -1,7 +1,8 @@
 """What a workload is: the few things the loop asks of it, and the parameters all of them share.
 
-May import torch and pydantic. A workload is one file under workloads/ that defines, by these names, what `Workload` lists; adding one
-is adding that file. The loop owns steps, ranks, seeds, learning rate and checkpoints; a workload owns model, data, loss and measures.
+May import torch and pydantic. A workload is one file under workloads/ that defines, by these names, what `Workload`
+lists; adding one is adding that file. The loop owns steps, ranks, seeds, learning rate and checkpoints; a workload owns
+model, data, loss and measures.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Batch = tuple[Tensor, ...]
 
 
 class TrainingParameters(BaseModel):
-    """Parameters of every workload; a workload's own class adds to them. Descriptions end up in `dlcloud validate` and the docs."""
+    """Parameters of every workload; a workload's own class adds to them. Descriptions end up in `dlcloud validate` and
+    the docs.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True, allow_inf_nan=False
@@ -36,7 +39,7 @@ class TrainingParameters(BaseModel):
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="cosine: rises over the first 5 % of the training, then falls to 0; constant: stays."
     )
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of weights, order of the data, dropout and augmentation.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of weights, data order, dropout and augmentation.")
     log_every_steps: int = Field(10, ge=1, le=1_000_000, description="Steps between two training records.")
 
 
@@ -88,7 +91,9 @@ def parse_parameters(workload: Workload, given: Mapping[str, Any]) -> TrainingPa
 
 
 def learning_rate(parameters: TrainingParameters, done: float) -> float:
-    """The learning rate after a fraction of the training, 0 to 1: a pure function, so that there is no schedule to save."""
+    """The learning rate after a fraction of the training, 0 to 1: a pure function, so that there is no schedule to
+    save.
+    """
     if parameters.schedule == "constant":
         return parameters.learning_rate
     rise = min(1.0, (done + 0.001) / WARM_UP)

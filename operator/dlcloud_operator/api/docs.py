@@ -24,7 +24,7 @@ FILE = Path(__file__).parents[3] / "docs" / "api.md"
 
 _HEAD = f"""# TrainingJob
 
-`apiVersion: {API_VERSION}`, `kind: TrainingJob`, short name `tj`. Written by `make api-docs` from the models; change
+`apiVersion: {API_VERSION}`, `kind: TrainingJob`, short name `tj`. Written by `make crd` from the models; change
 those.
 
 `dlcloud validate JOB.yaml` checks all of this, and the parameters, with line and column. The API server checks the
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.check:
         if not options.out.is_file() or options.out.read_text(encoding="utf-8") != docs_text():
-            sys.stderr.write(f"{options.out} is not what the models say; run make api-docs\n")
+            sys.stderr.write(f"{options.out} is not what the models say; run make crd\n")
             return 1
         return 0
     options.out.write_text(docs_text(), encoding="utf-8")

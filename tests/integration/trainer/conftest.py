@@ -76,5 +76,6 @@ def assert_same_state(one: Restored, other: Restored) -> None:
     assert (one.step, one.samples) == (other.step, other.samples)
     assert one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
-        assert torch.equal(tensor, other.tensors[name]), f"{name} differs by {(tensor - other.tensors[name]).abs().max()}"
+        difference = (tensor.double() - other.tensors[name].double()).abs().max()
+        assert torch.equal(tensor, other.tensors[name]), f"{name} differs by {difference}"
     assert one.state == other.state

@@ -164,9 +164,8 @@ def test_a_training_on_s3_commits_and_a_second_job_resumes_from_it(
     keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
-    first, second = (
-        {"uri": f"s3://{s3_bucket}/{name}/", "everySeconds": 1, "keepLast": 2, "keepBest": 1} for name in ("first", "second")
-    )
+    settings = {"everySeconds": 1, "keepLast": 2, "keepBest": 1}
+    first, second = (settings | {"uri": f"s3://{s3_bucket}/{name}/"} for name in ("first", "second"))
     job = {"data": small_data, "objectStore": {"endpoint": s3_server.endpoint, "region": "us-east-1"}}
     ranks = server.start_round(job | {"parameters": SMALL, "checkpoint": first}, world_size=2, env=keys)
     assert codes(ranks) == [0, 0], ranks[0].log

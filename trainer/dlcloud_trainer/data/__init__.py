@@ -22,7 +22,9 @@ def load_digit_images(uri: str, store: StoreAddress) -> Splits[Images]:
     if uri == DIGITS_URI:
         return load_digits()
     if not uri.startswith(("s3://", "file://")):
-        raise InvalidInput(f"data.uri: {uri!r} is nothing this workload reads; give s3://bucket/prefix, file:///path or {DIGITS_URI}")
+        raise InvalidInput(
+            f"data.uri: {uri!r} is nothing this workload reads; give s3://bucket/prefix, file:///path or {DIGITS_URI}"
+        )
     return load_mnist(
         open_objects(uri, endpoint=store.endpoint, region=store.region, ca_file=store.ca_file, what="data.uri")
     )

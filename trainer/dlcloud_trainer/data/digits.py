@@ -1,4 +1,5 @@
-"""`builtin://digits`: 1,797 handwritten digits that come with the package; source and licence in digits.txt beside them.
+"""`builtin://digits`: 1,797 handwritten digits that come with the package; source and licence in digits.txt beside
+them.
 
 May import torch and numpy. Reads one file of the package, never the network.
 """
@@ -49,5 +50,5 @@ def enlarge(images: npt.NDArray[np.uint8], size: int = SIZE) -> npt.NDArray[np.u
     weight = position - low.astype(np.float32)
     scaled = images.astype(np.float32) * np.float32(255 / MAX_VALUE)
     rows = scaled[:, low] * (1 - weight)[:, None] + scaled[:, low + 1] * weight[:, None]
-    enlarged: npt.NDArray[np.uint8] = np.rint(rows[:, :, low] * (1 - weight) + rows[:, :, low + 1] * weight).astype(np.uint8)
-    return enlarged
+    pixels = rows[:, :, low] * (1 - weight) + rows[:, :, low + 1] * weight
+    return np.asarray(np.rint(pixels), np.uint8)

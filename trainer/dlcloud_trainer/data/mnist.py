@@ -49,16 +49,20 @@ def _find(objects: Objects, stem: str) -> tuple[str, bytes]:
             return objects.uri(name), objects.get(name)
         except ObjectMissing:
             continue
-    raise InvalidInput(f"data.uri: none of {', '.join(names_of(stem))} is in {objects.uri()}; put the four MNIST files there")
+    names = ", ".join(names_of(stem))
+    raise InvalidInput(f"data.uri: none of {names} is in {objects.uri()}; put the four MNIST files there")
 
 
 def _pair(images: tuple[str, bytes], labels: tuple[str, bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     pixels, classes = read_images(images[1], images[0]), read_labels(labels[1], labels[0])
     if len(pixels) != len(classes):
-        raise InvalidInput(f"{labels[0]}: {len(classes)} labels for the {len(pixels)} images of {images[0]}; they are no pair")
+        raise InvalidInput(
+            f"{labels[0]}: {len(classes)} labels for the {len(pixels)} images of {images[0]}; they are no pair"
+        )
     return pixels, classes
 
 
 def _part(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Images:
     # A copy where the array is a read-only view of the file's bytes: torch wants to own what it may write to.
-    return Images(torch.from_numpy(np.require(images, requirements=["C", "W", "O"])), torch.from_numpy(labels.astype(np.int64)))
+    own = np.require(images, requirements=["C", "W", "O"])
+    return Images(torch.from_numpy(own), torch.from_numpy(labels.astype(np.int64)))

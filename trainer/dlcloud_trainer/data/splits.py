@@ -45,7 +45,8 @@ def split_off(labels: npt.NDArray[np.uint8], fraction: float, seed: int) -> tupl
     by_remainder = sorted(range(len(members)), key=lambda i: (counts[i] - wanted[i], i))
     for i in by_remainder[:missing]:
         counts[i] += 1
-    taken = np.zeros(len(labels), dtype=bool)  # no np.unique, no np.setdiff1d: they import numpy.ma, 0.1 s of a rank's start
+    # no np.unique, no np.setdiff1d: they import numpy.ma, 0.1 s of a rank's start
+    taken = np.zeros(len(labels), dtype=bool)
     for indices, count in zip(members, counts, strict=True):
         taken[indices[:count]] = True
     return np.flatnonzero(~taken), np.flatnonzero(taken)

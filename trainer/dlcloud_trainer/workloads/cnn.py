@@ -38,7 +38,7 @@ class Parameters(TrainingParameters):
         description="conv32-64: two convolutions, pool, dropout 0.5, dense 128; conv8: one convolution, pool, dense.",
     )
     learning_rate: float = Field(0.002, gt=0, le=10, description="Highest learning rate of Adam.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay (AdamW) per unit of learning rate.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay (AdamW).")
     augment: bool = Field(True, description="Turn, scale, shear and shift training images a little at random.")
 
 
@@ -83,20 +83,31 @@ def build_conv32_64() -> nn.Module:
     """1.2 million parameters: (n, 1, 28, 28) -> (n, 10)."""
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(1, 32, 3), relu1=nn.ReLU(), conv2=nn.Conv2d(32, 64, 3), relu2=nn.ReLU(), pool=nn.MaxPool2d(2),
-            dropout=nn.Dropout(0.5), flatten=nn.Flatten(), dense1=nn.Linear(64 * 12 * 12, 128), relu3=nn.ReLU(),
+            conv1=nn.Conv2d(1, 32, 3),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(32, 64, 3),
+            relu2=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+            dropout=nn.Dropout(0.5),
+            flatten=nn.Flatten(),
+            dense1=nn.Linear(64 * 12 * 12, 128),
+            relu3=nn.ReLU(),
             dense2=nn.Linear(128, 10),
         )
-    )  # fmt: skip
+    )
 
 
 def build_conv8() -> nn.Module:
     """13,610 parameters: (n, 1, 28, 28) -> (n, 10)."""
     return nn.Sequential(
         OrderedDict(
-            conv=nn.Conv2d(1, 8, 3), relu=nn.ReLU(), pool=nn.MaxPool2d(2), flatten=nn.Flatten(), dense=nn.Linear(8 * 13 * 13, 10)
+            conv=nn.Conv2d(1, 8, 3),
+            relu=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            dense=nn.Linear(8 * 13 * 13, 10),
         )
-    )  # fmt: skip
+    )
 
 
 BUILDERS = {"conv32-64": build_conv32_64, "conv8": build_conv8}
