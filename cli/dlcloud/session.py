@@ -144,9 +144,7 @@ class LocalSession:
     def check(self) -> None:
         """Raise SessionError when the session cannot go on: its folder is gone, or the engine has ended."""
         if not (self.run_dir / "pods").exists() and self._view is not None and self.reports():
-            raise SessionError(
-                f"{self.run_dir}: the folder was deleted; the workers' tokens and output were in it"
-            )
+            raise SessionError(f"{self.run_dir}: the folder was deleted; the workers' tokens and output were in it")
         task = self._engine_task
         if task is not None and task.done() and not task.cancelled():
             raise SessionError(f"the engine ended: {task.exception() or 'without a reason'}; see {self.run_dir}")

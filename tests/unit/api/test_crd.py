@@ -179,7 +179,7 @@ def test_an_exclusive_bound_becomes_a_flag() -> None:
 
 
 def test_the_page_of_the_api_is_current_and_a_stale_one_is_noticed(tmp_path: Path) -> None:
-    assert docs.main(["--check"]) == 0, "run make api-docs"
+    assert docs.main(["--check"]) == 0, "run make crd"
     page = tmp_path / "api.md"
     assert docs.main(["--check", "--out", str(page)]) == 1
     assert docs.main(["--out", str(page)]) == 0
