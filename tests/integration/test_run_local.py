@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from dlcloud.local.state import read_job
+
 TRAIN = """
 import os, sys, time
 import torch.distributed as dist
@@ -230,6 +232,10 @@ def test_ctrl_c_saves_and_the_command_that_is_named_goes_on_from_there(place: Pl
     assert saved, said
     head = json.loads((Path(saved[2]).parents[1] / "head.json").read_text())
     assert head["checkpoints"][0]["step"] == int(saved[1])
+    (run,) = place.folder.glob("home/runs/*")
+    kept = read_job(run)
+    assert kept is not None and kept[0].status.checkpoint is not None
+    assert kept[0].status.checkpoint.step == int(saved[1])
     assert place.processes() == []
 
     manifest.write_text(CNN.format(folder=place.folder, epochs=int(saved[1]) // 20 + 2))

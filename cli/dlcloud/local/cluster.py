@@ -156,9 +156,9 @@ class LocalCluster:
             watcher(self._job)
 
     def owner_of(self, namespace: str, pod: str, uid: str) -> JobKey | None:
-        """The job of a pod that exists with this uid and is not being deleted."""
+        """The job of a pod that exists with this uid; one that is being deleted still tells how it drained."""
         found = self._pods.get(pod)
-        if found is None or found.uid != uid or found.deleting or found.owner.namespace != namespace:
+        if found is None or found.uid != uid or found.owner.namespace != namespace:
             return None
         return found.owner if self._job and self._job.uid == found.owner_uid else None
 

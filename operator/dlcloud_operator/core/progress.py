@@ -42,9 +42,14 @@ def note_progress(facts: Facts, draft: Draft) -> None:
 
 
 def _reports_of_rank_0(facts: Facts) -> list[Report]:
-    """The reports of worker 0's pods, newest incarnation first: a predecessor's last words stand until outdone."""
+    """The reports of worker 0's pods, newest incarnation first: a predecessor's last words stand until outdone.
+
+    Last come pods that are gone: what a pod saves when it is asked to leave is often told just before it vanishes.
+    """
     pods = sorted((pod for pod in facts.pods if pod.index == 0), key=lambda pod: -pod.incarnation)
-    return [report for pod in pods if (report := facts.report(pod.uid)) is not None]
+    gone = [report for uid, report in facts.reports.by_uid.items() if uid not in facts.by_uid]
+    gone.sort(key=lambda report: report.received_at, reverse=True)
+    return [*(report for pod in pods if (report := facts.report(pod.uid)) is not None), *gone]
 
 
 def _steps(facts: Facts, draft: Draft) -> Iterable[int]:

@@ -99,7 +99,7 @@ def test_a_folder_without_a_run_holds_no_job(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_only_an_undeleted_pod_with_its_uid_has_an_owner(tmp_path: Path) -> None:
+async def test_a_pod_with_its_uid_has_an_owner_until_its_processes_are_gone(tmp_path: Path) -> None:
     async with bench(tmp_path) as local:
         name = await local.create(pod(SLEEP))
         await local.said(name, "up")
@@ -109,6 +109,8 @@ async def test_only_an_undeleted_pod_with_its_uid_has_an_owner(tmp_path: Path) -
         assert local.cluster.owner_of("default", name, "another") is None
         assert local.cluster.owner_of("other", name, view.uid) is None
         await local.cluster.delete_pod(local.job, DeletePod(name, view.uid))
+        assert local.cluster.owner_of("default", name, view.uid) == KEY
+        await until(lambda: local.pod(name) is None, "the end of the pod")
         assert local.cluster.owner_of("default", name, view.uid) is None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlcloud_operator.api import Outcome, Phase
+from dlcloud_operator.api import CheckpointStatus, Outcome, Phase
 from dlcloud_operator.core import PodPhase
 
 from .scene import Scene, seconds, training
@@ -33,6 +33,18 @@ def test_a_job_is_suspended_once_no_pod_is_left() -> None:
     assert scene.has_condition("Suspended")
     assert scene.status.workers.text == "0/2"
     assert scene.event_reasons == ["Suspended"]
+
+
+def test_what_a_pod_saved_just_before_it_vanished_is_in_the_status() -> None:
+    scene = training()
+    scene.respec(suspend=True)
+    scene.plan()
+    saved = CheckpointStatus(step=44, uri="s3://b/manifests/44.json", committed_at=scene.now)
+    scene.report(0, scene.result(0, Outcome.DRAINED, 75), checkpoint=saved)
+    scene.pods.clear()
+    scene.plan()
+    assert scene.phase is Phase.SUSPENDED
+    assert scene.status.checkpoint == saved
 
 
 def test_suspending_costs_nothing() -> None:

@@ -125,13 +125,15 @@ def test_an_agent_never_goes_back_to_a_lower_round() -> None:
     assert one.reports_for(KEY).by_uid["u0"].round == 3
 
 
-def test_reports_of_pods_that_are_gone_are_dropped() -> None:
+@pytest.mark.parametrize(("age_s", "kept"), [(61, {"u0"}), (59, {"u0", "old"})])
+def test_reports_of_pods_that_are_gone_are_dropped_after_a_minute(age_s: int, kept: set[str]) -> None:
     index = Index()
     one = book(index)
-    one.record(KEY, PodIdentity("default", "mnist-0-0", "old"), heard(replace(REPORT, pod_uid="old")))
+    last = replace(REPORT, pod_uid="old", received_at=T0 - timedelta(seconds=age_s))
+    one.record(KEY, PodIdentity("default", "mnist-0-0", "old"), heard(last))
     one.record(KEY, IDENTITY, heard())
     one.publish(in_round(3))
-    assert set(one.reports_for(KEY).by_uid) == {"u0"}
+    assert set(one.reports_for(KEY).by_uid) == kept
 
 
 def test_the_last_words_of_a_member_outlive_its_pod() -> None:

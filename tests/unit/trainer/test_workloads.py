@@ -140,7 +140,7 @@ def test_measures_are_sums_that_add_up() -> None:
         assert sum(half[name].item() for half in halves) == pytest.approx(whole[name].item(), rel=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(1, 12), st.integers(1, 9))
 def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_the_batch(batch: int, world_size: int) -> None:
     task = cnn.make_task(cnn.Parameters(architecture="conv8", augment=False), CPU)

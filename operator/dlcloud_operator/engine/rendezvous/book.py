@@ -21,6 +21,8 @@ from .messages import Heard
 _SILENCE = timedelta(seconds=15)
 # An older report of the same agent is one that was overtaken on its way; a larger step back is a clock that was set.
 _OVERTAKEN = timedelta(seconds=60)
+# A pod that was asked to leave may tell what it saved just before it vanishes: the next plans must still see it.
+_LAST_WORDS = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +141,9 @@ class Book:
         rounds = [job.status.round] if job.status.round else []
         rounds += [ended.round for ended in job.status.recovery.unsettled]
         members = {member.uid for one in rounds for member in one.members}  # their last words still decide a verdict
-        for uid, (identity, _) in list(entry.heard.items()):
-            if uid not in members and self._owner_of(identity.namespace, identity.pod, uid) != job.key:
+        for uid, (identity, heard) in list(entry.heard.items()):
+            old = self._now() - heard.report.received_at > _LAST_WORDS
+            if old and uid not in members and self._owner_of(identity.namespace, identity.pod, uid) != job.key:
                 del entry.heard[uid]
 
 
