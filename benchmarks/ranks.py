@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Any
 
 SERVER = """
-import json, os, select, signal, sys
+import gc, json, os, select, signal, sys
+gc.disable()
 import dlcloud_trainer.rank as rank
 import dlcloud_trainer.workloads.cnn
 sys.stdout.write("ready\\n"); sys.stdout.flush()
@@ -36,8 +37,10 @@ while True:
         *lines, pending = (pending + data).split(b"\\n")
         for line in lines:
             order = json.loads(line)
+            gc.freeze()
             child = os.fork()
             if child == 0:
+                gc.enable()
                 os.setsid()
                 log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 events = os.open(order["events"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -66,6 +66,7 @@ def train(
     if not nothing_to_do and not group.alone:
         rehearse(task, model, feed, ledger.samples)
     task.model.train()
+    wants_to_stop()  # asked before the first step: whoever is told to stop from here on takes the others along
     first, stopped = True, False
 
     while not stopped:
