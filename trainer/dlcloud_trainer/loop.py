@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .assignment import Assignment, Place
 from .checkpoint import Stateful, restore_into
 from .distributed import Agreement, Group, choose_device, join
+from .drain import Drain
 from .events import Events, Heartbeat
 from .progress import Ledger, Reporter, StepRecord
 from .saver import Saver
@@ -33,7 +34,7 @@ def train(
     parameters: TrainingParameters,
     saver: Saver,
     events: Events,
-    wants_to_stop: Callable[[], bool],
+    drain: Drain,
     on_lost: Callable[[BaseException], None],
 ) -> bool:
     """Train to the end of the last epoch, then test; False when the ranks agreed to stop before.
@@ -49,6 +50,7 @@ def train(
     parts: dict[str, Stateful] = {"model": task.model, "optimizer": task.optimizer, "ledger": ledger}
 
     group = join(assignment, place, device, on_lost)
+    drain.take_charge()
     restored = group.share(saver.restored())
     if restored is not None:
         restore_into(parts, restored.tensors, restored.state)
@@ -66,7 +68,6 @@ def train(
     if not nothing_to_do and not group.alone:
         rehearse(task, model, feed, ledger.samples)
     task.model.train()
-    wants_to_stop()  # asked before the first step: whoever is told to stop from here on takes the others along
     first, stopped = True, False
 
     while not stopped:
@@ -105,7 +106,7 @@ def train(
         record = reporter.describe_step(rate, logged=logged)
         # On a CPU a loss costs nothing to read; on a GPU reading waits for the step, so only a logged one is read.
         told = loss.detach() if logged or device.type == "cpu" else None
-        agreed = agreement.exchange(stop=wants_to_stop(), loss=told, about=record)
+        agreed = agreement.exchange(stop=drain.asked, loss=told, about=record)
         if agreed is not None:
             stopped = agreed.stop
             if agreed.loss is not None:

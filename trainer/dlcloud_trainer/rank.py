@@ -8,16 +8,15 @@ hold up the next round.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import NoReturn
 
 import torch
 import torch._dynamo  # what torch would import at the first optimiser step, 1 s of every rank's start
 
 from .assignment import Assignment, parse_assignment, parse_place
+from .drain import Drain
 from .events import Events
 from .exits import DRAINED, SUCCEEDED, judge
 from .loop import train
@@ -26,24 +25,6 @@ from .workload import parse_parameters
 from .workloads import find_workload
 
 LEAVE_S = 2.0
-
-
-class Drain:
-    """SIGTERM: before the first step there is nothing to save and the rank ends; later the ranks agree on a step."""
-
-    def __init__(self) -> None:
-        self.asked = self._training = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def wanted(self) -> bool:
-        """Whether this rank was told to stop; whoever asks takes care of it from now on."""
-        self._training = True
-        return self.asked
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        if not self._training:
-            os._exit(DRAINED)
 
 
 def main() -> NoReturn:
@@ -73,7 +54,7 @@ class Rank:
         workload = find_workload(assignment.job.workload)
         parameters = parse_parameters(workload, assignment.job.parameters)
         saver = self._saver = Saver(assignment, parameters.seed, self._events, active=place.rank == 0)
-        finished = train(assignment, place, workload, parameters, saver, self._events, self._drain.wanted, self.fail)
+        finished = train(assignment, place, workload, parameters, saver, self._events, self._drain, self.fail)
         return SUCCEEDED if finished else DRAINED
 
     def fail(self, error: BaseException) -> NoReturn:

@@ -117,6 +117,26 @@ def test_a_closed_events_descriptor_does_not_stop_a_training(server: RankServer,
     assert rank.wait() == 0, rank.log
 
 
+def test_a_sigterm_before_the_ranks_have_met_ends_a_rank_at_once_as_drained(
+    server: RankServer, small_data: dict[str, str]
+) -> None:
+    port = _free_port()
+    (rank,) = server.start_round({"parameters": SMALL, "data": small_data}, world_size=2, ranks=[0], masterPort=port)
+    while not _listens(port):  # then it waits for rank 1, inside a C++ call
+        assert rank.exit_code is None, rank.log
+    rank.kill(signal.SIGTERM)
+    assert rank.wait(10) == 75
+    assert not rank.events("failed")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -49,6 +49,7 @@ def test_images_and_labels_are_read_plain_and_gzipped(pack: type[bytes]) -> None
         (gzip.compress(LABELS)[:20] + b"\xff" * 20, "damaged"),
         (LABELS[:-1] + b"\x0a", "label 10 at position 4"),
     ],
+    ids=lambda value: value if isinstance(value, str) else len(value),
 )
 def test_a_damaged_file_is_refused_by_name(data: bytes, found: str) -> None:
     with pytest.raises(InvalidInput) as refused:
