@@ -29,6 +29,8 @@ from dlcloud_operator.core.model import RankState
 PROGRAM = Path(__file__).parent / "peers" / "ddp_digits.py"
 WORLD = 2
 STEPS_BEFORE_A_KILL = 25
+# A script tells dlcloud no steps: one that dies sooner than this again and again is taken for broken, and held back.
+SCRIPT_ROUND_S = 11.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,14 @@ class StepLog:
         return all(len(self.after(rank, restarts)) >= count for rank in range(WORLD))
 
 
-def measure_kills(log: StepLog, kills: int) -> list[float]:
+def measure_kills(log: StepLog, kills: int, round_s: float = 0.0) -> list[float]:
     """Kills ranks in turn; each value is the time until the slowest rank's first step of the next round."""
     seconds: list[float] = []
     restarts = -1
     for kill in range(kills):
         _wait_steps(log, restarts, STEPS_BEFORE_A_KILL)
+        old_enough = log.after(0, restarts)[0].clock + round_s
+        time.sleep(max(0.0, old_enough - time.monotonic()))
         newest = log.after(kill % WORLD, restarts)[-1]
         restarts = newest.restarts
         killed_at = time.monotonic()
@@ -128,7 +132,7 @@ def measure_script(folder: Path, kills: int) -> list[float]:
     spec = job_spec(kills, script={"command": ["python", str(PROGRAM)]}, podTemplate=template)
 
     async def act(_: LocalSession) -> list[float]:
-        return await asyncio.to_thread(measure_kills, StepLog(folder / "steps"), kills)
+        return await asyncio.to_thread(measure_kills, StepLog(folder / "steps"), kills, SCRIPT_ROUND_S)
 
     values: list[float] = asyncio.run(with_session(folder, "script", spec, act))
     return values

@@ -20,7 +20,10 @@ from .verdict import gather, is_settled, settle_again_at
 MAX_FRUITLESS = 3
 FREE_STARTS = 2
 KEPT_FAILURES = 5
-SCRIPT_PROGRESS = timedelta(seconds=60)  # a script tells no steps: a round that lived so long got somewhere
+# A script tells no steps: a round that lived so long got somewhere. What counts is bounded by the budget as well; what
+# does not is bounded by this alone, and a silent fork already takes 20 s.
+SCRIPT_PROGRESS = timedelta(seconds=10)
+UNCOUNTED_SCRIPT_PROGRESS = timedelta(seconds=60)
 MAX_UNSETTLED = 16
 MAX_UNSETTLED_MEMBERS = 4096  # they stand in the status, and an object has at most 1.5 MB
 
@@ -82,8 +85,9 @@ def may_end_the_job(facts: Facts, recovery: Recovery) -> bool:
 
 def made_progress(spec: TrainingJobSpec, recovery: Recovery, ended: EndedRound) -> bool:
     """Whether the job got further than before that round; a commit counts as the step it holds."""
-    if spec.script is not None and ended.ended_at - ended.round.started_at >= SCRIPT_PROGRESS:
-        return True
+    if spec.script is not None:
+        least = SCRIPT_PROGRESS if _cause_of(ended).counted else UNCOUNTED_SCRIPT_PROGRESS
+        return ended.ended_at - ended.round.started_at >= least
     return recovery.furthest_step > ended.round.furthest_step_before
 
 

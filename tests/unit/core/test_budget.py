@@ -95,15 +95,26 @@ def test_a_round_must_get_further_than_any_before_it() -> None:
     assert scene.condition("Failed").reason == "NoProgress"
 
 
-def test_a_script_that_runs_a_minute_got_somewhere() -> None:
+@pytest.mark.parametrize(
+    ("outcome", "lived_s", "phase"),
+    [
+        (Outcome.ERROR, 10, Phase.RUNNING),
+        (Outcome.ERROR, 0, Phase.FAILED),
+        (Outcome.FORK_HANG, 60, Phase.RUNNING),
+        (Outcome.FORK_HANG, 30, Phase.FAILED),
+    ],
+)
+def test_a_script_that_runs_for_a_while_got_somewhere(outcome: Outcome, lived_s: int, phase: Phase) -> None:
     scene = training(workers=1, script=True, restart={"maxFailures": 100})
     for _ in range(5):
-        for _ in range(11):
+        if scene.phase is Phase.FAILED:
+            break
+        for _ in range(lived_s // 5):
             scene.now += seconds(5)
             scene.report(0)
             scene.plan()
-        one_more_end(scene)
-    assert scene.phase is Phase.RUNNING
+        one_more_end(scene, outcome)
+    assert scene.phase is phase
 
 
 def test_a_script_that_fails_at_once_ends_the_job_at_the_third_time() -> None:
