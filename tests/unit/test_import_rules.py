@@ -29,7 +29,6 @@ ALLOWED: dict[str, frozenset[str]] = {
 MAX_LINES = 300
 
 
-
 def imported_names(path: Path) -> list[tuple[int, str]]:
     package = path.relative_to(ROOT).with_suffix("").parts[1:]
     names = []
