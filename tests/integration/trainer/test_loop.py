@@ -177,6 +177,26 @@ def test_a_training_on_s3_commits_and_a_second_job_resumes_from_it(
     assert newest(second, s3_server.endpoint).step == 5 * STEPS_PER_EPOCH
 
 
+def test_mnist_files_on_s3_are_read_and_a_damaged_one_is_refused_by_name(
+    server: RankServer, small_data: dict[str, str], s3_server: Any, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    uri = f"s3://{s3_bucket}/mnist"
+    bucket = open_objects(uri, endpoint=s3_server.endpoint)
+    for path in Path(small_data["uri"].removeprefix("file://")).iterdir():
+        bucket.put(path.name, path.read_bytes())
+    job = {"data": {"uri": uri}, "objectStore": {"endpoint": s3_server.endpoint}, "parameters": SMALL | {"epochs": 1}}
+    ranks = server.start_round(job, world_size=2, env=keys)
+    assert codes(ranks) == [0, 0], ranks[0].log
+    whole = bucket.get("t10k-labels-idx1-ubyte.gz")
+    bucket.put("t10k-labels-idx1-ubyte.gz", whole[:-9])
+    ranks = server.start_round(job, env=keys)
+    assert codes(ranks) == [64], ranks[0].log
+    assert "t10k-labels-idx1-ubyte.gz" in ranks[0].events("failed")[0]["message"]
+
+
 def test_the_first_progress_comes_with_the_first_step_and_the_last_with_the_test_measures(
     server: RankServer, small_data: dict[str, str]
 ) -> None:
