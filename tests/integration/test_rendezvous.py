@@ -323,10 +323,11 @@ def test_no_token_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
         (b"[]", 400),
         (b'{"round": NaN}', 400),
         (json.dumps({"sentAt": "2026-01-02T00:00:00Z", "round": "1", "address": "", "port": 0}).encode(), 400),
+        (json.dumps({"sentAt": "2026-01-02T00:00:00Z", "round": 1, "address": "10.0.0.7", "port": 0}).encode(), 400),
         (b'{"a":' * 10_000, 400),
         (b" " * 65_537, 413),
     ],
-    ids=["empty", "text", "list", "NaN", "type", "nested", "huge"],
+    ids=["empty", "text", "list", "NaN", "type", "no port", "nested", "huge"],
 )
 def test_a_wrong_body_is_refused_in_one_sentence_and_changes_nothing(body: bytes, status: int) -> None:
     async def test(one: Rig) -> None:

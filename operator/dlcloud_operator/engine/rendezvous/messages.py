@@ -87,7 +87,7 @@ class ReportMessage(_Message):
     sent_at: AwareDatetime
     round: Count
     address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]*$", max_length=253)]
-    port: Annotated[int, Field(ge=0, le=65_535)]
+    port: Annotated[int, Field(ge=1, le=65_535)]
     draining: bool = False
     ranks: Annotated[list[RankMessage], Field(max_length=16)] = []
     results: Annotated[list[ResultMessage], Field(max_length=64)] = []
