@@ -91,7 +91,7 @@ def program_environment(folder: Path) -> dict[str, str]:
 
 
 def measure_torchrun(folder: Path, kills: int) -> list[float]:
-    """torchrun with its defaults (it looks after its ranks every 0.1 s); a value of infinity is a recovery that never came.
+    """torchrun with its defaults (it looks at its ranks every 0.1 s); infinity is a recovery that never came.
 
     Seen with torch 2.13: after some restarts both ranks wait for each other in gloo's connect. Then another torchrun
     takes over, as a user would have to do by hand.
