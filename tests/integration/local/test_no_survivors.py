@@ -196,8 +196,8 @@ async def test_a_program_starts_with_the_usual_signals(tmp_path: Path) -> None:
     process = start(tmp_path, "print('ready 0'); print(open('/proc/self/status').read())")
     await process.wait()
     status = dict(line.split(":\t", 1) for line in (tmp_path / "log").read_text().splitlines() if ":\t" in line)
-    # Python itself ignores SIGPIPE and SIGXFSZ; nothing else is ignored, nothing blocked. Signals 32 and 33 belong to the
-    # C library: it lets no program change what it inherited for them.
+    # Python itself ignores SIGPIPE and SIGXFSZ; nothing else is ignored, nothing blocked. Signals 32 and 33 belong to
+    # the C library: it lets no program change what it inherited for them.
     ours = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
     standard = (1 << 31) - 1
     assert int(status["SigIgn"], 16) & standard & ~ours == 0 and int(status["SigBlk"], 16) == 0
