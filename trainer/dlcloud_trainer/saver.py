@@ -68,11 +68,12 @@ class Saver:
             self._checkpointer.prepare(collect(parts)[0])
 
     def due(self) -> bool:
-        """Whether it is time to save; raises what ended checkpointing. Cheap enough for every step."""
+        """Whether it is time to save and no upload runs; raises what ended checkpointing. Cheap enough for each step."""
         if self._checkpointer is None:
             return False
         self._checkpointer.check()
-        return time.monotonic() - self._saved_at >= self._every_s
+        # While an upload runs a save would only collect the state, step after step, and do nothing with it.
+        return time.monotonic() - self._saved_at >= self._every_s and not self._checkpointer.busy
 
     def save(
         self, parts: Mapping[str, Stateful], *, step: int, samples: int, metric: float | None = None, wait: bool = False
