@@ -68,7 +68,7 @@ class Saver:
             self._checkpointer.prepare(collect(parts)[0])
 
     def due(self) -> bool:
-        """Whether it is time to save and no upload runs; raises what ended checkpointing. Cheap enough for each step."""
+        """Whether to save now: it is time, and no upload runs. Raises what ended checkpointing; cheap."""
         if self._checkpointer is None:
             return False
         self._checkpointer.check()
