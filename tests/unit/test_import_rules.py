@@ -21,7 +21,21 @@ ALLOWED: dict[str, frozenset[str]] = {
     "operator/dlcloud_operator/core": frozenset({CORE, API}),
     "operator/dlcloud_operator/engine": frozenset({ENGINE, CORE, API, "aiohttp", "jinja2", "jwt", "yaml", "pydantic"}),
     "cli/dlcloud": frozenset(
-        {"dlcloud", ENGINE, CORE, API, "typer", "click", "rich", "yaml", "minio", "urllib3", "matplotlib", "aiohttp"}
+        {
+            "dlcloud",
+            ENGINE,
+            CORE,
+            API,
+            "typer",
+            "click",
+            "rich",
+            "yaml",
+            "minio",
+            "urllib3",
+            "matplotlib",
+            "aiohttp",
+            "kubernetes",
+        }
     ),
     "trainer/dlcloud_trainer": frozenset({"dlcloud_trainer", "torch", "numpy", "obstore", "pydantic"}),
     "trainer/dlcloud_trainer/agent": frozenset(),
