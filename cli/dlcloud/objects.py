@@ -5,12 +5,23 @@ May import minio (lazily: it costs start-up time) and the standard library. Neve
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
+
+_REASONS = (
+    ("Connection refused", "nothing answers there (connection refused)"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted; give the CA's file in AWS_CA_BUNDLE"),
+    ("Name or service not known", "there is no host of this name"),
+    ("Temporary failure in name resolution", "its name cannot be looked up"),
+    ("timed out", "no answer in time"),
+)
 
 
 class StoreError(Exception):
@@ -28,14 +39,15 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Access:
-    """How an S3 server is reached; `endpoint` is a URL."""
+    """How an S3 server is reached; `endpoint` is a URL, `customer_key` (base64) what SSE-C encrypts with."""
 
     endpoint: str
-    access_key: str
-    secret_key: str
-    session_token: str = ""
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
     region: str = "us-east-1"
     ca_file: str = ""
+    customer_key: str = field(default="", repr=False)
 
 
 class Reader(Protocol):
@@ -68,11 +80,15 @@ class _FolderReader:
         return sorted(self._found(prefix), key=lambda info: info.key)
 
     def _found(self, prefix: str) -> Iterator[ObjectInfo]:
-        for path in self._folder.rglob("*"):
+        top = prefix.rpartition("/")[0]
+        for path in (self._folder / top).rglob("*"):
             key = path.relative_to(self._folder).as_posix()
-            if key.startswith(prefix) and path.is_file():
+            if not key.startswith(prefix):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a job that runs renames and deletes
                 stat = path.stat()
-                yield ObjectInfo(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+                if S_ISREG(stat.st_mode):
+                    yield ObjectInfo(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
     def read(self, key: str) -> bytes | None:
         try:
@@ -100,7 +116,7 @@ class _S3Reader:
 
         def get() -> bytes | None:
             try:
-                response = self._client.get_object(self._bucket, self._prefix + key)
+                response = self._client.get_object(self._bucket, self._prefix + key, **self._decryption())
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchBucket"):
                     return None
@@ -114,6 +130,16 @@ class _S3Reader:
         found: bytes | None = self._call(get)
         return found
 
+    def _decryption(self) -> dict[str, Any]:
+        if not self._access.customer_key or not self._access.endpoint.startswith("https://"):
+            return {}
+        from minio.sse import SseCustomerKey
+
+        try:
+            return {"ssec": SseCustomerKey(base64.b64decode(self._access.customer_key, validate=True))}
+        except ValueError:
+            raise StoreError("AWS_SSE_CUSTOMER_KEY_BASE64 is not 32 bytes in base64; correct it") from None
+
     def _call(self, action: Any) -> Any:
         from minio.error import MinioException
         from urllib3.exceptions import HTTPError
@@ -121,7 +147,21 @@ class _S3Reader:
         try:
             return action()
         except (MinioException, HTTPError, OSError) as error:
-            raise StoreError(f"s3://{self._bucket} at {self._access.endpoint}: {error}") from error
+            raise StoreError(f"s3://{self._bucket} at {self._access.endpoint}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The cause in few words: the libraries' own text is a chain of their classes."""
+    from minio.error import S3Error
+
+    if isinstance(error, S3Error):
+        return f"{error.code}: {error.message}"
+    reason = getattr(error, "reason", None) or error  # MaxRetryError wraps what happened
+    text = str(reason) or type(reason).__name__
+    for mark, words in _REASONS:
+        if mark in text:
+            return words
+    return text.rpartition(": ")[2]
 
 
 def _client(access: Access) -> Any:
@@ -131,7 +171,7 @@ def _client(access: Access) -> Any:
     parts = urlsplit(access.endpoint)
     timeout = urllib3.Timeout(connect=5, read=30)
     retries = urllib3.Retry(total=2, backoff_factor=0.2)
-    pool = urllib3.PoolManager(timeout=timeout, retries=retries, ca_certs=access.ca_file or None)
+    pool = urllib3.PoolManager(maxsize=8, timeout=timeout, retries=retries, ca_certs=access.ca_file or None)
     return Minio(
         endpoint=parts.netloc,
         access_key=access.access_key or None,

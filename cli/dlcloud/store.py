@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dlcloud_operator.api import InvalidManifest, Problem, TrainingJob
+from dlcloud_operator.api import Encryption, EncryptionType, InvalidManifest, Problem, TrainingJob
 
 from .objects import Access
 
 LOCAL_SECRET = "dlcloud-local-store"  # the name the local pods know the keys by
 LOCAL_CA = "dlcloud-local-ca"
+CUSTOMER_KEY = "AWS_SSE_CUSTOMER_KEY_BASE64"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def given_access(endpoint: str, region: str, environ: Mapping[str, str]) -> Acce
         session_token=environ.get("AWS_SESSION_TOKEN", ""),
         region=region,
         ca_file=environ.get("AWS_CA_BUNDLE", ""),
+        customer_key=environ.get(CUSTOMER_KEY, ""),
     )
 
 
@@ -73,14 +75,19 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def with_store(job: TrainingJob, access: Access) -> TrainingJob:
-    """The job with its objectStore pointing to `access` instead of to the cluster's."""
+def with_store(job: TrainingJob, access: Access, *, embedded: bool = False) -> TrainingJob:
+    """The job with its objectStore pointing to `access` instead of to the cluster's. The `embedded` server has keys of
+    its own and no key service: there, whatever is asked for becomes SSE-S3."""
+    encryption = job.spec.object_store.encryption
+    if encryption is not None and embedded:
+        encryption = Encryption(type=EncryptionType.SSE_S3)
     changed = job.spec.object_store.model_copy(
         update={
             "endpoint": access.endpoint,
             "region": access.region,
             "credentials_secret": LOCAL_SECRET,
             "ca_config_map": LOCAL_CA if access.ca_file else "",
+            "encryption": encryption,
         }
     )
     return job.model_copy(update={"spec": job.spec.model_copy(update={"object_store": changed})})
@@ -91,6 +98,8 @@ def secrets_of(access: Access) -> dict[str, dict[str, str]]:
     keys = {"AWS_ACCESS_KEY_ID": access.access_key, "AWS_SECRET_ACCESS_KEY": access.secret_key}
     if access.session_token:
         keys["AWS_SESSION_TOKEN"] = access.session_token
+    if access.customer_key:
+        keys[CUSTOMER_KEY] = access.customer_key
     return {LOCAL_SECRET: keys}
 
 

@@ -13,11 +13,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """How to reach the object store; credentials are in the environment."""
+    """How to reach the object store; credentials are in the environment. `encryption` is empty, `SSE-S3`, `SSE-KMS` or
+    `SSE-C`, for what the job writes."""
 
     endpoint: str = ""
     region: str = "us-east-1"
     ca_file: str | None = None
+    encryption: str = ""
+    kms_key_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,18 @@ def _parse_job(job: _Fields, ca_file: str | None) -> Job:
             keep_best=saved.whole("keepBest", 0),
         ),
         resume_from=job.text("resumeFrom", ""),
-        store=StoreAddress(ca_file=ca_file)
-        if store is None
-        else StoreAddress(store.text("endpoint", ""), store.text("region", "us-east-1"), ca_file),
+        store=StoreAddress(ca_file=ca_file) if store is None else _parse_store(store, ca_file),
+    )
+
+
+def _parse_store(store: _Fields, ca_file: str | None) -> StoreAddress:
+    encryption = store.optional("encryption")
+    return StoreAddress(
+        endpoint=store.text("endpoint", ""),
+        region=store.text("region", "us-east-1"),
+        ca_file=ca_file,
+        encryption="" if encryption is None else encryption.text("type"),
+        kms_key_id="" if encryption is None else encryption.text("kmsKeyId", ""),
     )
 
 

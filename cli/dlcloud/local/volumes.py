@@ -6,12 +6,15 @@ May import this package and the standard library. Writes only below the pod's ow
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from .facts import Manifest, NotReady, Objects, PodFacts
 
 SHARED_PATHS = frozenset({"/tmp", "/dev/shm"})  # a pod's are this machine's own
+_VERSION_LINK = "..data"
 _SOURCES = ("emptyDir", "projected", "secret", "configMap", "downwardAPI", "hostPath")
 
 
@@ -44,9 +47,38 @@ def prepare_volumes(spec: Manifest, folder: Path, facts: PodFacts, objects: Obje
             )
         except NotReady as missing:
             raise NotReady(f'MountVolume.SetUp failed for volume "{name}" : {missing}') from None
+        if kind == "secret":
+            exchange(target, files)
+            continue
         for relative, text in files.items():
             _write(target, relative, text)
     return found
+
+
+def exchange(folder: Path, files: Mapping[str, str]) -> None:
+    """Replace all files of a Secret's volume at once, as the kubelet does: they lie behind one link, `..data`. Raises
+    NotReady for a path that leads out of it."""
+    link, gone = folder / _VERSION_LINK, None
+    if link.is_symlink():
+        gone = folder / link.readlink()
+    if files:
+        new = Path(tempfile.mkdtemp(prefix="..", dir=folder))  # 0700
+        for relative, text in files.items():
+            _write(new, relative, text)
+        turned = folder / f"{_VERSION_LINK}_new"
+        turned.symlink_to(new.name)
+        turned.replace(link)
+    elif gone is not None:
+        link.unlink()
+    names = {Path(relative).parts[0] for relative in files}
+    for name in names:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path(_VERSION_LINK, name))
+    for path in folder.iterdir():
+        if path.is_symlink() and path.name not in names | {_VERSION_LINK}:
+            path.unlink()
+    if gone is not None:
+        shutil.rmtree(gone)
 
 
 def _projected(source: Manifest, facts: PodFacts, objects: Objects, token: str) -> dict[str, str]:

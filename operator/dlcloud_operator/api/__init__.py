@@ -26,7 +26,17 @@ from .status import (
     TrainingJobStatus,
     WorkerCounts,
 )
-from .trainingjob import CleanPods, Metadata, ObjectStore, Script, TrainingJob, TrainingJobSpec, Workers
+from .trainingjob import (
+    CleanPods,
+    Encryption,
+    EncryptionType,
+    Metadata,
+    ObjectStore,
+    Script,
+    TrainingJob,
+    TrainingJobSpec,
+    Workers,
+)
 
 __all__ = [
     "API_VERSION",
@@ -39,6 +49,8 @@ __all__ = [
     "CheckpointStatus",
     "CleanPods",
     "Condition",
+    "Encryption",
+    "EncryptionType",
     "EndedRound",
     "Failure",
     "InvalidManifest",

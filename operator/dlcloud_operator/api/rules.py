@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from .base import MAX_NAME_LENGTH, parse_quantity
 from .problems import Problem
 from .status import Phase
-from .trainingjob import TrainingJobSpec
+from .trainingjob import EncryptionType, TrainingJobSpec
 
 MIN_MEMORY = "64Mi"
 _RESIZABLE = (Phase.QUEUED, Phase.SUSPENDED)
+_ENCRYPTED = "(has(self.objectStore) && has(self.objectStore.encryption))"
+_TYPE = "self.objectStore.encryption.type"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,39 @@ SPEC_RULES = (
         lambda spec: parse_quantity(spec.workers.memory) >= parse_quantity(MIN_MEMORY),
         f"is less than {MIN_MEMORY}; give a unit, for example 2Gi (a number alone is bytes, m are thousandths)",
     ),
+    Rule(
+        "spec.objectStore.encryption",
+        ("object_store", "checkpoint"),
+        f"!{_ENCRYPTED} || !has(self.checkpoint) || self.checkpoint.uri.startsWith('s3://')",
+        lambda spec: (
+            spec.object_store.encryption is None or spec.checkpoint is None or spec.checkpoint.uri.startswith("s3://")
+        ),
+        "a server encrypts objects, and checkpoint.uri is a folder; give s3://bucket/prefix, or leave encryption out",
+    ),
+    Rule(
+        "spec.objectStore.encryption.kmsKeyId",
+        ("object_store",),
+        f"!{_ENCRYPTED} || {_TYPE} == 'SSE-KMS' || !has(self.objectStore.encryption.kmsKeyId)"
+        " || self.objectStore.encryption.kmsKeyId == ''",
+        lambda spec: (
+            (asked := spec.object_store.encryption) is None
+            or asked.type is EncryptionType.SSE_KMS
+            or not asked.kms_key_id
+        ),
+        "only SSE-KMS uses a key of the key service; give type: SSE-KMS, or leave kmsKeyId out",
+    ),
+    Rule(
+        "spec.objectStore.endpoint",
+        ("object_store",),
+        f"!{_ENCRYPTED} || {_TYPE} != 'SSE-C' || !has(self.objectStore.endpoint)"
+        " || !self.objectStore.endpoint.startsWith('http://')",
+        lambda spec: (
+            (asked := spec.object_store.encryption) is None
+            or asked.type is not EncryptionType.SSE_C
+            or not spec.object_store.endpoint.startswith("http://")
+        ),
+        "SSE-C sends its key with every request, and http:// shows it to the network; give https://host",
+    ),
 )
 
 OBJECT_RULES = (
@@ -154,6 +189,13 @@ CHANGE_RULES = (
         _same_text("objectStore", "endpoint"),
         lambda a, b, _: a.object_store.endpoint == b.object_store.endpoint,
         "cannot change once the job exists: its state lies there; create a job of another name",
+    ),
+    ChangeRule(
+        "spec.objectStore.encryption",
+        f"{_ENCRYPTED} == {_ENCRYPTED.replace('self.', 'oldSelf.')}"
+        f" && (!{_ENCRYPTED} || self.objectStore.encryption == oldSelf.objectStore.encryption)",
+        lambda a, b, _: a.object_store.encryption == b.object_store.encryption,
+        _NEW_JOB_RESUMED,
     ),
     ChangeRule(
         "spec.workers.gpus",

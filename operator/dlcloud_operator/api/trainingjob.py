@@ -25,6 +25,7 @@ DATA_URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.*|bu
 RESUME_URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?|file:///.*)?$"
 ENDPOINT_PATTERN = r"^(https?://[^\s/?#]+[^\s?#]*)?$"
 OBJECT_NAME_PATTERN = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$"
+KMS_KEY_PATTERN = r"^[A-Za-z0-9_./:@=+-]*$"
 WORKLOAD_PATTERN = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
 LABEL_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
@@ -34,6 +35,7 @@ HINTS = {
     RESUME_URI_PATTERN: "s3://bucket/prefix or file:///path",
     ENDPOINT_PATTERN: "http://host:port or https://host",
     OBJECT_NAME_PATTERN: "the name of an object: lower-case letters, digits, '-' and '.'",
+    KMS_KEY_PATTERN: "the id or ARN of a key: letters, digits and _./:@=+-",
     WORKLOAD_PATTERN: "the name of a workload: lower-case letters, digits and '-'",
     LABEL_NAME_PATTERN: "lower-case letters, digits and '-', beginning and ending with a letter or digit",
     DURATION_PATTERN: "a duration, for example 90s, 10m or 1h30m",
@@ -89,6 +91,29 @@ class Checkpoint(ApiModel):
     )
 
 
+class EncryptionType(StrEnum):
+    """Who has the key a server encrypts objects with."""
+
+    SSE_S3 = "SSE-S3"
+    SSE_KMS = "SSE-KMS"
+    SSE_C = "SSE-C"
+
+
+class Encryption(ApiModel):
+    """How the server encrypts what the job writes: checkpoints, metrics and logs."""
+
+    type: EncryptionType = Field(
+        description="SSE-S3: keys of the server's own; SSE-KMS: a key of its key service; SSE-C: the key in "
+        "AWS_SSE_CUSTOMER_KEY_BASE64 of the credentialsSecret, 32 bytes in base64."
+    )
+    kms_key_id: str = Field(
+        "",
+        pattern=KMS_KEY_PATTERN,
+        max_length=2048,
+        description="Id or ARN of the key for SSE-KMS; empty: the bucket's or the server's default.",
+    )
+
+
 class ObjectStore(ApiModel):
     """The S3 server of `checkpoint.uri` and `data.uri`."""
 
@@ -98,7 +123,8 @@ class ObjectStore(ApiModel):
         "",
         pattern=OBJECT_NAME_PATTERN,
         max_length=253,
-        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the pod's own identity.",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if they expire, AWS_SESSION_TOKEN. It "
+        "is read again when it changes; empty: the pod's own identity.",
     )
     ca_config_map: str = Field(
         "",
@@ -106,6 +132,7 @@ class ObjectStore(ApiModel):
         max_length=253,
         description="ConfigMap whose ca.crt signs the server's certificate.",
     )
+    encryption: Encryption | None = Field(None, description="Without it the bucket's own setting holds.")
 
 
 class Restart(ApiModel):

@@ -18,6 +18,8 @@ TRAINING = "Training"
 SUSPENDED = "Suspended"
 COMPLETE = "Complete"
 FAILED = "Failed"
+RECOVERED = "Recovered"  # the reason of a warning's condition that holds no more
+STORE_TROUBLES = ("CheckpointUploadFailed", "StoreUnreachable")  # warnings of ranks that a user should see at once
 OWN = frozenset({ADMITTED, PODS_READY, TRAINING, SUSPENDED, COMPLETE, FAILED})
 
 

@@ -118,11 +118,15 @@ class RankView:
 
 @dataclass(frozen=True)
 class AgentWarning:
-    """Something the user should know and the job survives. `reason` is CamelCase; `at` is on the operator's clock."""
+    """Something the user should know and the job survives. `reason` is CamelCase; `at` is on the operator's clock.
+
+    `over`: it holds no more, and `message` says so.
+    """
 
     reason: str
     message: str
     at: datetime
+    over: bool = False
 
 
 @dataclass(frozen=True)

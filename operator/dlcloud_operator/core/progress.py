@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from dlcloud_operator.api import Progress
 
-from .conditions import OWN, find, set_condition
+from .conditions import OWN, RECOVERED, find, holds, set_condition
 from .draft import Draft
 from .facts import Facts
 from .model import AgentWarning, Report
@@ -88,6 +88,11 @@ def _note_warnings(facts: Facts, draft: Draft, warnings: list[AgentWarning]) -> 
     latest = {warning.reason: warning for warning in sorted(warnings, key=lambda one: one.at)}
     for reason, warning in sorted(latest.items()):
         if reason in OWN:  # a pod tells nobody that its job is complete
+            continue
+        if warning.over:
+            if holds(draft, reason):
+                set_condition(draft, facts.now, reason, False, RECOVERED, warning.message)
+                draft.emit(RECOVERED, warning.message or f"{reason} is over")
             continue
         if set_condition(draft, facts.now, reason, True, reason, warning.message) and find(draft, reason) is not None:
             draft.emit(reason, warning.message, warning=True)

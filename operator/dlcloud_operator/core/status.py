@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dlcloud_operator.api import Phase, RoundStatus, WorkerCounts
 
 from . import causes
-from .conditions import ADMITTED, PODS_READY, TRAINING, find, set_condition
+from .conditions import ADMITTED, PODS_READY, STORE_TROUBLES, TRAINING, find, set_condition
 from .draft import Draft
 from .facts import Facts
 from .liveness import deaf_since
@@ -58,6 +58,10 @@ def _message_in_round(facts: Facts, workers: Sequence[Worker], current: RoundSta
     for worker in workers:
         if worker.suspect_since is not None:
             parts.append(f"worker {worker.index} is silent since {worker.suspect_since:%H:%M:%SZ}")
+    for kind in STORE_TROUBLES:
+        trouble = find(draft, kind)
+        if trouble is not None and trouble.status == "True":
+            parts.append(trouble.message)
     last = _last_end(draft)
     if last:
         parts.append(f"round {current.number} follows {last}")

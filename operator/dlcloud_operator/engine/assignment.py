@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dlcloud_operator.api import TrainingJobSpec, parse_duration
+from dlcloud_operator.api import ObjectStore, TrainingJobSpec, parse_duration
 from dlcloud_operator.api.parameters import fill_defaults
 from dlcloud_operator.core.model import JobView
 
@@ -86,7 +86,16 @@ def _settings(job: JobView, spec: TrainingJobSpec) -> dict[str, Any]:
             "keepBest": saved.keep_best,
         },
         "resumeFrom": spec.resume_from,
-        "objectStore": {"endpoint": spec.object_store.endpoint, "region": spec.object_store.region},
+        "objectStore": _store(spec.object_store),
+    }
+
+
+def _store(store: ObjectStore) -> dict[str, Any]:
+    asked = store.encryption
+    return {
+        "endpoint": store.endpoint,
+        "region": store.region,
+        "encryption": None if asked is None else {"type": asked.type.value, "kmsKeyId": asked.kms_key_id},
     }
 
 

@@ -22,6 +22,7 @@ from dlcloud_operator.api import (
     LABEL_INCARNATION,
     LABEL_INDEX,
     LABEL_JOB,
+    EncryptionType,
     InvalidManifest,
     Problem,
     TrainingJobSpec,
@@ -38,7 +39,9 @@ TRAINER = "trainer"
 AGENT_COPY = "/dlcloud/bin/agent.pyz"
 UPLOAD_BYTES_PER_S = 20_000_000  # what a slow store still takes; the last checkpoint's upload must fit into the drain
 MAX_UPLOAD_S = 600
+STORE_CREDENTIALS = "/dlcloud/store-credentials"
 _SCRATCH = "/dlcloud/scratch"
+_SESSION_TOKEN = "AWS_SESSION_TOKEN"
 _TOLERATION_S = 30
 _OURS = "DLCLOUD_"
 
@@ -133,6 +136,9 @@ def _values(job: JobView, spec: TrainingJobSpec, drain_s: int, settings: RenderS
         "resources": cpu_and_memory | gpus,
         "cpu_and_memory": cpu_and_memory,
         "store_ca": spec.object_store.ca_config_map,
+        "store_credentials": STORE_CREDENTIALS,
+        "store_secret": spec.object_store.credentials_secret,
+        "store_keys": [{"key": name, "path": name} for name in _secret_keys(spec)],
         "token_audience": settings.token_audience,
         # Half of the memory: what lies in /dev/shm counts against the container's limit.
         "shm_size": f"{max(1, int(parse_quantity(spec.workers.memory)) // 2**21)}Mi",
@@ -153,6 +159,7 @@ def _environment(job: JobView, spec: TrainingJobSpec, drain_s: int, settings: Re
         "DLCLOUD_PROCESSES": str(spec.ranks_per_worker),
         "DLCLOUD_DRAIN_S": str(drain_s),
         "DLCLOUD_TERMINATION_LOG": "/dev/termination-log",
+        **({"DLCLOUD_STORE_CREDENTIALS_DIR": STORE_CREDENTIALS} if spec.object_store.credentials_secret else {}),
         **({"DLCLOUD_STORE_CA_FILE": "/dlcloud/store-ca/ca.crt"} if spec.object_store.ca_config_map else {}),
         "HOME": _SCRATCH,
         "USER": "dlcloud",
@@ -172,13 +179,19 @@ def _environment(job: JobView, spec: TrainingJobSpec, drain_s: int, settings: Re
     for name, field in (("POD", "metadata.name"), ("POD_UID", "metadata.uid"), ("POD_IP", "status.podIP")):
         entries.append({"name": f"DLCLOUD_{name}", "valueFrom": {"fieldRef": {"fieldPath": field}}})
     secret = spec.object_store.credentials_secret
-    if secret:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-            reference: dict[str, Any] = {"name": secret, "key": name}
-            if name == "AWS_SESSION_TOKEN":
-                reference["optional"] = True
-            entries.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+    for name in _secret_keys(spec) if secret else ():
+        reference: dict[str, Any] = {"name": secret, "key": name}
+        if name == _SESSION_TOKEN:
+            reference["optional"] = True
+        entries.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
     return entries
+
+
+def _secret_keys(spec: TrainingJobSpec) -> tuple[str, ...]:
+    """What a pod gets of the credentialsSecret, and nothing else of it."""
+    asked = spec.object_store.encryption
+    own = ("AWS_SSE_CUSTOMER_KEY_BASE64",) if asked is not None and asked.type is EncryptionType.SSE_C else ()
+    return ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", _SESSION_TOKEN, *own)
 
 
 def _drain_s(job: JobView, spec: TrainingJobSpec) -> int:

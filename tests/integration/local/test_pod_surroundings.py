@@ -146,7 +146,7 @@ async def test_config_map_and_secret_volumes_are_files_only_the_user_reads(tmp_p
         {"name": "ca", "configMap": {"name": "ca", "items": [{"key": "ca.crt", "path": "sub/root.pem"}]}},
         {"name": "keys", "secret": {"secretName": "s3"}},
     ]
-    show = ["sh", "-c", "cat /ca/sub/root.pem /keys/id; stat -c ' %a' /keys/id"]
+    show = ["sh", "-c", "cat /ca/sub/root.pem /keys/id; stat -L -c ' %a' /keys/id"]
     async with bench(tmp_path, secrets={"s3": {"id": "me"}}, config_maps={"ca": {"ca.crt": "PEM "}}) as local:
         _, log = await local.run(pod(show, trainer=trainer, volumes=volumes))
     assert log == "PEM me 600\n"

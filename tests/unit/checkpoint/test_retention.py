@@ -64,15 +64,30 @@ all_keys = st.sets(
 @given(all_keys, st.data())
 def test_garbage_is_nothing_listed_used_or_of_a_round_that_may_still_write(keys: set[str], data: st.DataObject) -> None:
     listed = {key for key in keys if data.draw(st.booleans())}
-    gone = garbage(keys, round=2, listed=listed, used=listed, abandoned={"attempts/000002-bb"})
+    mine = {"attempts/000002-bb", manifest_key(4, 2)}
+    gone = garbage(keys, round=2, listed=listed, used=listed, mine=mine)
     assert not set(gone) & listed
     assert set(gone) == {
         key
         for key in keys - listed
-        if key.startswith("attempts/000001-") or "-000001." in key or key.startswith("attempts/000002-bb/")
+        if key.startswith("attempts/000001-") or "-000001." in key or key.startswith(tuple(mine))
     }
+
+
+@given(all_keys)
+def test_no_slice_of_a_round_is_garbage_while_a_listed_manifest_of_it_cannot_be_read(keys: set[str]) -> None:
+    gone = garbage(keys, round=3, listed=(), used=(), mine=(), unknown={1})
+    assert {key for key in keys if key.startswith("attempts/000001-")}.isdisjoint(gone)
+    assert {key for key in keys if key.startswith("attempts/000002-")} <= set(gone)
+
+
+@given(all_keys)
+def test_manifests_go_before_slices(keys: set[str]) -> None:
+    gone = garbage(keys, round=9, listed=(), used=(), mine=())
+    assert gone == [*(k for k in gone if k.startswith("manifests/")), *(k for k in gone if k.startswith("attempts/"))]
+    assert set(gone) == keys
 
 
 def test_objects_that_are_not_ours_are_left_alone() -> None:
     keys = ["attempts/notes.txt", "manifests/README", "attempts/latest/00000.bin"]
-    assert garbage(keys, round=9, listed=(), used=(), abandoned=()) == []
+    assert garbage(keys, round=9, listed=(), used=(), mine=()) == []

@@ -10,6 +10,7 @@ from dlcloud_trainer.objects import (
     BucketMissing,
     ConditionalWritesMissing,
     CredentialsMissing,
+    NotAnObjectStore,
     ObjectMissing,
     StoreFull,
     StoreUnreachable,
@@ -22,31 +23,82 @@ from dlcloud_trainer.objects.s3_errors import translate
 SECRET = "AKIAVERYSECRETKEY"
 
 
-def answer(status: str, code: str) -> str:
+def answer(status: str, code: str, method: str = "PUT", more: str = "") -> str:
     return (
-        "Generic S3 error: Error performing PUT http://store:9000/b/k in 1ms - Server returned non-2xx status code: "
-        f"{status}: <Error><Code>{code}</Code><AWSAccessKeyId>{SECRET}</AWSAccessKeyId>"
-        f"<StringToSign>{SECRET}</StringToSign></Error>"
+        f"Generic S3 error: Error performing {method} http://store:9000/b/k{more} in 1ms - "
+        f"Server returned non-2xx status code: {status}: <Error><Code>{code}</Code>"
+        f"<AWSAccessKeyId>{SECRET}</AWSAccessKeyId><StringToSign>{SECRET}</StringToSign></Error>"
     )
 
 
+def page(status: str, method: str = "PUT") -> str:
+    """What a server that is none answers."""
+    return (
+        f"Error performing {method} http://store:9000/b/k in 1ms - Server returned non-2xx status code: {status}: "
+        f"<!doctype html><html>{SECRET}</html>"
+    )
+
+
+def elsewhere(region: str) -> str:
+    text = answer("400 Bad Request", "AuthorizationHeaderMalformed", "GET")
+    return text.replace("</Error>", f"<Message>the region is wrong</Message><Region>{region}</Region></Error>")
+
+
+DENIED = PermissionDeniedError(answer("403 Forbidden", "AccessDenied"))
+LISTED = GenericError(answer("403 Forbidden", "AccessDenied", "GET", "?list-type=2&prefix=x"))
 CASES: list[tuple[Exception, type[Exception], str]] = [
-    (PermissionDeniedError(answer("403 Forbidden", "SignatureDoesNotMatch")), AccessDenied, "SignatureDoesNotMatch"),
-    (GenericError(answer("401 Unauthorized", "X")), AccessDenied, "refused access"),
+    (
+        PermissionDeniedError(answer("403 Forbidden", "SignatureDoesNotMatch")),
+        AccessDenied,
+        "(SignatureDoesNotMatch); correct AWS_SECRET_ACCESS_KEY in objectStore.credentialsSecret",
+    ),
+    (GenericError(answer("403 Forbidden", "InvalidAccessKeyId")), AccessDenied, "correct the keys in objectStore"),
+    (DENIED, AccessDenied, "bucket 'b' at http://store:9000 refused to put k (AccessDenied); check the keys in"),
+    (LISTED, AccessDenied, "refused to list objects below k (AccessDenied)"),
+    (GenericError(answer("403 Forbidden", "AccessDenied", "DELETE")), AccessDenied, "refused to delete k ("),
+    (
+        GenericError(f"DeleteObjects request failed for key k: {SECRET} (code: AccessDenied)"),
+        AccessDenied,
+        "refused to delete k (AccessDenied)",
+    ),
+    (GenericError(answer("401 Unauthorized", "X")), AccessDenied, "refused to put k (X)"),
+    (
+        PermissionDeniedError(page("403 Forbidden")),
+        AccessDenied,
+        "(403 without an S3 error code, so perhaps by a proxy",
+    ),
     (FileNotFoundError(answer("404 Not Found", "NoSuchBucket")), BucketMissing, "'b' does not exist at http://store"),
     (FileNotFoundError(answer("404 Not Found", "NoSuchKey")), ObjectMissing, "k does not exist"),
+    (FileNotFoundError(page("404 Not Found", "GET")), ObjectMissing, "k does not exist"),
+    (FileNotFoundError(page("404 Not Found")), NotAnObjectStore, "what answers at http://store:9000 is no S3 server"),
+    (GenericError(page("405 Method Not Allowed")), NotAnObjectStore, "give the address of the S3 API"),
+    (GenericError("ETag Header missing from response"), NotAnObjectStore, "is no S3 server"),
+    (GenericError(f"Got invalid list response: {SECRET}"), NotAnObjectStore, "is no S3 server"),
     (GenericError(answer("400 Bad Request", "InvalidBucketName")), BucketMissing, "accepts no bucket named 'b'"),
-    (GenericError(answer("403 Forbidden", "RequestTimeTooSkewed")), StoreUnreachable, "clock"),
+    (GenericError(answer("403 Forbidden", "RequestTimeTooSkewed")), StoreUnreachable, "set this machine's clock"),
+    (GenericError(answer("400 Bad Request", "ExpiredToken")), StoreUnreachable, "the session token has expired"),
     (GenericError(answer("403 Forbidden", "QuotaExceeded")), StoreFull, "is full"),
+    (GenericError(answer("507 Insufficient Storage", "XMinioStorageFull")), StoreFull, "is full (XMinioStorageFull)"),
     (GenericError(answer("501 Not Implemented", "NotImplemented")), ConditionalWritesMissing, "501"),
-    (GenericError(answer("503 Slow Down", "SlowDown")), StoreUnreachable, "answers 503"),
+    (GenericError(answer("503 Slow Down", "SlowDown")), StoreUnreachable, "answers 503; it is overloaded or starting"),
+    (GenericError(answer("500 Internal Server Error", "InternalError")), StoreUnreachable, "its free disk space"),
     (GenericError(answer("409 Conflict", "ConditionalRequestConflict")), StoreUnreachable, "answers 409"),
-    (GenericError(answer("301 Moved", "PermanentRedirect")), StoreUnusable, "objectStore.region"),
+    (GenericError(answer("301 Moved", "PermanentRedirect")), StoreUriInvalid, "objectStore.region: bucket 'b'"),
+    (GenericError(elsewhere("eu-central-1")), StoreUriInvalid, "is in another region; write region: eu-central-1"),
     (GenericError(answer("400 Bad Request", "Odd")), StoreUnusable, "answered 400 Odd for k"),
+    (
+        GenericError(f"{page('400 Bad Request')} Client sent an HTTP request to an HTTPS server."),
+        StoreUriInvalid,
+        "objectStore.endpoint: http://store:9000 speaks https; write https://store:9000",
+    ),
+    (GenericError(f"InvalidMessage(InvalidContentType) {SECRET}"), StoreUriInvalid, "does not speak https; write"),
     (GenericError(f"... dns error: failed to lookup {SECRET}"), StoreUnreachable, "does not resolve"),
     (GenericError(f"Connection refused {SECRET}"), StoreUnreachable, "refuses connections"),
     (GenericError(f"invalid peer certificate: UnknownIssuer {SECRET}"), StoreUnreachable, "caConfigMap"),
+    (GenericError(f"invalid peer certificate: NotValidForName {SECRET}"), StoreUnreachable, "made for another host"),
+    (GenericError(f"invalid peer certificate: Expired {SECRET}"), StoreUnreachable, "has expired; renew it"),
     (GenericError(f"operation timed out {SECRET}"), StoreUnreachable, "does not answer in time"),
+    (GenericError(f"hyper::Error(IncompleteMessage) {SECRET}"), StoreUnreachable, "breaks connections off"),
     (GenericError(f"retry_timeout: 5s {SECRET}"), StoreUnreachable, "is not reachable"),
     (GenericError("PUT http://169.254.169.254/latest/api/token failed"), CredentialsMissing, "credentialsSecret"),
 ]

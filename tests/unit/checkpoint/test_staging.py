@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlcloud_trainer.checkpoint import memory
+from dlcloud_trainer.checkpoint import staging as staging_module
+from dlcloud_trainer.checkpoint.copier import Copier
 from dlcloud_trainer.checkpoint.errors import Damaged, StateNotPlain
 from dlcloud_trainer.checkpoint.layout import TensorSpec
 from dlcloud_trainer.checkpoint.staging import ALIGNMENT, Staging, allocate, plan, view, views
@@ -77,6 +83,69 @@ def test_a_prepared_buffer_is_the_one_used() -> None:
     staging.prepare(state)
     prepared = staging._buffer.data_ptr()
     assert staging.copy(state)[1].data_ptr() == prepared
+
+
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=6), st.integers(1, 5))
+def test_several_copiers_copy_what_one_does(lengths: list[int], count: int) -> None:
+    state = {str(i): torch.randn(3, n).t() if i % 2 else torch.randn(n) for i, n in enumerate(lengths)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging_module, "_copiers", lambda size, on_gpu: count)
+        specs, flat = Staging().copy(state)
+    assert all(torch.equal(value, state[name]) for name, value in views(flat, specs).items())
+
+
+def test_a_large_state_is_copied_by_as_many_threads_as_there_are_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert staging_module._copiers(1 << 30, False) == min(4, cores)
+        assert staging_module._copiers(1 << 20, False) == 1
+        torch.set_num_threads(2)
+        assert staging_module._copiers(1 << 30, False) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def sent(source: Any, step: int) -> bytes:
+    """All of a source, in pieces."""
+    found = bytearray()
+    for start in range(0, source.size_bytes, step):
+        with source.read(start, min(start + step, source.size_bytes)) as view:
+            found += view
+    return bytes(found)
+
+
+STATE = {"w": torch.arange(1000.0).view(10, 100).t(), "n": torch.tensor(3), "b": torch.randn(1 << 19)}
+
+
+def test_without_memory_for_a_copy_the_same_bytes_are_sent_from_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = Copier(print).take(STATE)
+    monkeypatch.setattr(memory, "MARGIN", 1 << 60)
+    warnings: list[tuple[str, str]] = []
+    copier = Copier(lambda reason, text: warnings.append((reason, text)))
+    assert not copier.admits(STATE)
+    live = copier.take(STATE)
+    assert copier.blocks and live[1].waits and not copied[1].waits
+    assert live[0] == copied[0]
+    assert sent(live[1], SMALLEST) == sent(copied[1], SMALLEST)
+    ((reason, text),) = warnings
+    assert reason == "CheckpointBlocks"
+    assert text.startswith("no memory for a copy of the state (3 MiB, 1099511") and "raise workers.memory" in text
+
+
+def test_a_buffer_that_cannot_be_had_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> torch.Tensor:
+        raise OSError(12, "Cannot allocate memory")  # what mmap says below an RLIMIT_DATA
+
+    copier = Copier(lambda reason, text: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(staging_module, "allocate", refuse)
+        copier.prepare(STATE)
+    assert copier.blocks
+    assert copier.take(STATE)[1].waits
+    assert not copier.take({"n": torch.tensor(3)})[1].waits
+    assert not copier.blocks
 
 
 @pytest.mark.parametrize(

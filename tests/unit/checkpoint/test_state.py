@@ -18,7 +18,10 @@ from torch import nn
 from dlcloud_trainer.checkpoint import Restored, collect, restore_into
 from dlcloud_trainer.checkpoint.errors import Damaged, StateMismatch, StateNotPlain
 from dlcloud_trainer.checkpoint.plain import decode, encode
-from dlcloud_trainer.checkpoint.staging import DTYPES, Staging, views
+from dlcloud_trainer.checkpoint.settings import in_memory
+from dlcloud_trainer.checkpoint.spread import Spread
+from dlcloud_trainer.checkpoint.staging import DTYPES, Staging, plan, views
+from dlcloud_trainer.checkpoint.state import Target
 
 shapes = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (0, 4), (2, 1, 5)])
 
@@ -76,13 +79,18 @@ def test_any_nested_state_comes_back_bit_for_bit(state: Any) -> None:
     assert same(decode(json.loads(text), views(flat, specs)), state)
 
 
-@given(states)
-def test_a_packed_checkpoint_is_unpacked_the_same(state: Any) -> None:
+@given(states, st.sampled_from([64, 192, 1 << 20]))
+def test_an_announced_checkpoint_sent_in_pieces_is_the_same(state: Any, piece_bytes: int) -> None:
     found: dict[str, torch.Tensor] = {}
     body = {"part": encode(state, "part", found)}
-    header, flat = Restored(3, 96, "s3://b/m", 0.5, found, body).pack()
-    assert flat.dtype == torch.uint8 and flat.dim() == 1
-    again = Restored.unpack(header, flat.clone())
+    specs, size = plan(found)
+    one = Restored(3, 96, "s3://b/m", 0.5, found, body, specs)
+    again = Restored.announced(one.header(), in_memory)
+    sent, received = Spread(one.tensors, one.specs), Spread(again.tensors, again.specs)
+    for start in range(0, size, piece_bytes):
+        piece = torch.full((min(piece_bytes, size - start),), 255, dtype=torch.uint8)
+        sent.gather(start, piece)
+        received.scatter(start, piece)
     assert (again.step, again.samples, again.manifest, again.metric) == (3, 96, "s3://b/m", 0.5)
     assert same(decode(again.state["part"], again.tensors), state)
 
@@ -217,3 +225,57 @@ def test_an_optimiser_over_fewer_parameters_is_refused() -> None:
     found, state = collect({"optimizer": adam})
     with pytest.raises(StateMismatch, match=r"groups of \[6\] parameters in the checkpoint, of \[2\] here"):
         restore_into({"optimizer": OPTIMIZERS["adam"](list(model.parameters())[:2])}, found, state)
+
+
+def test_a_state_is_restored_into_the_memory_it_stays_in() -> None:
+    model, adam, _ = trained(OPTIMIZERS["adam"], seed=1, steps=1)
+    found, state = collect({"model": model, "optimizer": adam})
+    again, other, _ = trained(OPTIMIZERS["adam"], seed=2, steps=0)
+    target = Target({"model": again, "optimizer": other})
+    placed = target.place(plan(found)[0], state)
+    target.finish()
+    kept = collect({"model": again, "optimizer": other})[0]
+    assert {name: tensor.data_ptr() for name, tensor in placed.items()} == {
+        name: tensor.data_ptr() for name, tensor in kept.items()
+    }
+
+
+def test_new_state_of_an_optimiser_lies_like_its_parameters() -> None:
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return model, torch.optim.AdamW(model.parameters())
+
+    model, adam = make()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    adam.step()
+    found, state = collect({"optimizer": adam})
+    other, again = make()
+    restore_into({"optimizer": again}, found, state)
+    moment = again.state[other.weight]["exp_avg"]
+    assert moment.stride() == other.weight.stride() == adam.state[model.weight]["exp_avg"].stride()
+    assert torch.equal(moment, adam.state[model.weight]["exp_avg"])
+
+
+class Arrays:
+    """A part of numpy arrays, which keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.state: Any = {}
+
+    def state_dict(self) -> Any:
+        return self.state
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.state = state_dict
+
+
+def test_arrays_of_a_part_come_back_and_share_no_memory() -> None:
+    one, other = Arrays(), Arrays()
+    one.state = {"seen": np.arange(5), "deep": [{"x": np.float32([1, 2])}], "t": torch.ones(3)}
+    found, state = collect({"a": one})
+    restore_into({"a": other}, found, json.loads(json.dumps(state)))
+    one.state["seen"][:] = 0
+    found["a.t"].zero_()
+    assert other.state["seen"].tolist() == [0, 1, 2, 3, 4]
+    assert other.state["deep"][0]["x"].tolist() == [1, 2]
+    assert other.state["t"].tolist() == [1, 1, 1]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dlcloud_trainer.checkpoint.errors import AccessDenied, StoreUnreachable
-from dlcloud_trainer.checkpoint.tries import in_parallel, persist
+from dlcloud_trainer.checkpoint.tries import Aside, in_parallel, persist
 
 
 class Flaky:
@@ -76,3 +76,14 @@ def test_the_first_error_is_raised_and_stops_the_rest() -> None:
 def test_no_thread_is_left() -> None:
     in_parallel(lambda n: n, range(20), 8)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("Thread-") and thread.daemon]
+
+
+def test_what_runs_aside_is_waited_for_and_its_error_raised() -> None:
+    gate, done = threading.Event(), threading.Event()
+    aside = Aside(lambda: (gate.wait(10), done.set()))
+    assert not done.is_set()
+    gate.set()
+    aside.join()
+    assert done.is_set()
+    with pytest.raises(ZeroDivisionError):
+        Aside(lambda: 1 // 0).join()

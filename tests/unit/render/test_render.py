@@ -230,6 +230,34 @@ def test_credentials_come_from_the_named_secret() -> None:
     assert not [name for name in env(render(BUILT_IN)) if name.startswith("AWS_")]
 
 
+def test_the_named_secret_is_mounted_for_the_ranks_user_alone_and_no_other_key_of_it() -> None:
+    pod = render({**BUILT_IN, "objectStore": {"credentialsSecret": "s3"}})
+    secret = volume(pod, "store-credentials")["secret"]
+    keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+    assert secret == {
+        "secretName": "s3", "defaultMode": 0o440, "optional": True, "items": [{"key": key, "path": key} for key in keys]
+    }  # fmt: skip
+    assert pod["spec"]["securityContext"]["fsGroup"] == 65532
+    assert mounts(trainer(pod))["/dlcloud/store-credentials"] == "store-credentials"
+    assert env(pod)["DLCLOUD_STORE_CREDENTIALS_DIR"] == "/dlcloud/store-credentials"
+    assert "DLCLOUD_STORE_CREDENTIALS_DIR" not in env(render(BUILT_IN))
+
+
+def test_a_key_of_the_users_own_comes_from_the_secret_only_where_it_encrypts() -> None:
+    store = {"endpoint": "https://s3", "credentialsSecret": "s3"}
+    name = "AWS_SSE_CUSTOMER_KEY_BASE64"
+    pod = render({**BUILT_IN, "objectStore": {**store, "encryption": {"type": "SSE-C"}}})
+    assert env(pod)[name] == {"secretKeyRef": {"name": "s3", "key": name}}
+    assert {"key": name, "path": name} in volume(pod, "store-credentials")["secret"]["items"]
+    assert name not in env(render({**BUILT_IN, "objectStore": {**store, "encryption": {"type": "SSE-KMS"}}}))
+
+
+def test_a_pod_of_a_web_identity_keeps_its_service_account_and_gets_no_token_of_the_api_server() -> None:
+    pod = render({**BUILT_IN, "podTemplate": {"spec": {"serviceAccountName": "trainer"}}})
+    assert pod["spec"]["serviceAccountName"] == "trainer"
+    assert pod["spec"]["automountServiceAccountToken"] is False
+
+
 def test_the_stores_authority_comes_from_the_named_config_map() -> None:
     pod = render({**BUILT_IN, "objectStore": {"caConfigMap": "ca"}})
     assert volume(pod, "store-ca")["configMap"] == {"name": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}

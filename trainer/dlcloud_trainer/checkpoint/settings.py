@@ -6,7 +6,7 @@ May import torch and staging.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from .fields import Fields
 from .layout import TensorSpec
-from .staging import Staging, views
+from .staging import allocate, views
+
+Place = Callable[[Mapping[str, TensorSpec], Mapping[str, Any]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class CheckpointSettings:
     endpoint: str = ""
     region: str = "us-east-1"
     ca_file: str | None = None
+    encryption: str = ""  # SSE-S3, SSE-KMS or SSE-C
+    kms_key_id: str = ""
     round: int = 1
     nonce: str = ""
     world_size: int = 1
@@ -54,7 +58,8 @@ class Committed:
 
 @dataclass(frozen=True)
 class Restored:
-    """A verified checkpoint. `manifest` is its full URI; the tensors are views of one flat uint8 tensor."""
+    """A verified checkpoint. `manifest` is its full URI; the tensors are where they were wanted, `specs` say where each
+    lies in the row of bytes that was read."""
 
     step: int
     samples: int
@@ -62,37 +67,38 @@ class Restored:
     metric: float | None
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-    flat: Tensor | None = None
-    specs: Mapping[str, TensorSpec] | None = None
+    specs: Mapping[str, TensorSpec]
 
-    def pack(self) -> tuple[bytes, Tensor]:
-        """JSON header and the flat tensor (uint8, 1-d), to broadcast."""
-        specs, flat = self.specs, self.flat
-        if specs is None or flat is None:
-            specs, flat = Staging().copy(self.tensors)
+    def header(self) -> bytes:
+        """All but the tensors' values, as JSON: for a process that has them sent to it."""
         header = {
             "step": self.step,
             "samples": self.samples,
             "manifest": self.manifest,
             "metric": self.metric,
-            "tensors": {name: spec.as_json() for name, spec in specs.items()},
+            "tensors": {name: spec.as_json() for name, spec in self.specs.items()},
             "state": self.state,
-            "sizeBytes": flat.numel(),
         }
-        return json.dumps(header, allow_nan=False).encode(), flat
+        return json.dumps(header, allow_nan=False).encode()
 
     @staticmethod
-    def unpack(header: bytes, flat: Tensor) -> Restored:
-        """The same again from what `pack` gave; raises `Damaged`."""
+    def announced(header: bytes, place: Place) -> Restored:
+        """The same from its header, with the tensors `place` gives to be filled; raises `Damaged`, and what it
+        raises."""
         fields = Fields(json.loads(header), "restored state")
         specs = {name: TensorSpec.parse(spec) for name, spec in fields.mapping("tensors").members()}
+        state = dict(fields.mapping("state").values)
         return Restored(
             step=fields.natural("step"),
             samples=fields.natural("samples"),
             manifest=fields.text("manifest"),
             metric=fields.optional("metric", Fields.number),
-            tensors=views(flat, specs),
-            state=dict(fields.mapping("state").values),
-            flat=flat,
+            tensors=place(specs, state),
+            state=state,
             specs=specs,
         )
+
+
+def in_memory(specs: Mapping[str, TensorSpec], state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A `Place`: tensors of their own, in one piece of memory."""
+    return views(allocate(max((spec.offset + spec.size_bytes for spec in specs.values()), default=0)), specs)

@@ -3,13 +3,15 @@
 May import obstore and numpy. Importing it starts no thread and calls nothing of obstore: the zygote does it.
 """
 
-from .base import Data, Objects, probe_conditional_writes
+from .base import Data, Objects, Take, probe_conditional_writes, probe_rights
 from .errors import (
     AccessDenied,
     AlreadyExists,
     BucketMissing,
     ConditionalWritesMissing,
     CredentialsMissing,
+    EncryptionRefused,
+    NotAnObjectStore,
     ObjectMissing,
     PreconditionFailed,
     StoreFull,
@@ -27,6 +29,8 @@ __all__ = [
     "ConditionalWritesMissing",
     "CredentialsMissing",
     "Data",
+    "EncryptionRefused",
+    "NotAnObjectStore",
     "ObjectMissing",
     "Objects",
     "PreconditionFailed",
@@ -35,6 +39,8 @@ __all__ = [
     "StoreUnreachable",
     "StoreUnusable",
     "StoreUriInvalid",
+    "Take",
     "open_objects",
     "probe_conditional_writes",
+    "probe_rights",
 ]

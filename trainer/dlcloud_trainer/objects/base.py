@@ -6,12 +6,14 @@ May import errors only. Keys are relative to the store's prefix, with `/` betwee
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from .errors import AlreadyExists, ConditionalWritesMissing, PreconditionFailed, StoreUnusable
 
 Data = bytes | bytearray | memoryview
+Take = Callable[[int, memoryview], None]
 
 
 class Objects(Protocol):
@@ -26,9 +28,10 @@ class Objects(Protocol):
     def get_with_etag(self, key: str) -> tuple[bytes, str] | None:
         """The whole object and its version, None when there is none."""
 
-    def get_into(self, key: str, view: memoryview) -> int:
-        """Fill `view` (uint8, writable) and return the object's size in bytes, which may differ from the view's;
-        raises `ObjectMissing`."""
+    def get_pieces(self, key: str, size_bytes: int, take: Take) -> int:
+        """Hand the object to `take` piece by piece (where it begins, its bytes), from 0 on, and from 0 again when the
+        reading was begun again; returns the object's size: nothing is handed over when that is not `size_bytes`.
+        Raises `ObjectMissing`."""
 
     def put(self, key: str, data: Data) -> str:
         """Write in one atomic request, whatever is there; returns the etag."""
@@ -45,26 +48,62 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; a missing one is no error."""
 
+    def look(self, key: str) -> None:
+        """One small request about this key, tried once: raises `StoreUnreachable` after 5 s without an answer."""
+
+
+def probe_rights(objects: Objects, folder: str) -> None:
+    """Prove with three small requests that objects can be put, listed and deleted below `folder`; raises the store's
+    errors."""
+    folder = folder.rstrip("/")
+    key = f"{folder}/{secrets.token_hex(8)}"
+    objects.put(key, b"1")
+    try:
+        listed = key in objects.list(folder)
+    finally:
+        objects.delete(key)
+    if not listed:
+        raise StoreUnusable(f"{objects.uri(key)} was written and is not listed; use a store that lists what it holds")
+
 
 def probe_conditional_writes(objects: Objects, folder: str = "attempts/000000-probe") -> None:
-    """Prove with five small requests that conditions are kept; raises `ConditionalWritesMissing`."""
+    """Prove with six small requests that conditions are kept; raises `ConditionalWritesMissing` or the store's
+    errors."""
     key = f"{folder.rstrip('/')}/{secrets.token_hex(8)}"
     try:
-        first = objects.put_if_absent(key, b"1")
+        first = _sent(objects, key, b"1", lambda: objects.put_if_absent(key, b"1"))
         with suppress(AlreadyExists):
             objects.put_if_absent(key, b"2")
             raise _refusal(objects, "If-None-Match")
-        second = objects.put_if_match(key, b"3", first)
+        second = _sent(objects, key, b"3", lambda: objects.put_if_match(key, b"3", first))
         with suppress(PreconditionFailed):
             objects.put_if_match(key, b"4", first)
             raise _refusal(objects, "If-Match")
         if objects.get_with_etag(key) != (b"3", second):
             raise _refusal(objects, "read-after-write")
     except (AlreadyExists, PreconditionFailed):
+        _remove(objects, key)
         raise _refusal(objects, "If-Match") from None
-    finally:
-        with suppress(StoreUnusable):
-            objects.delete(key)
+    except BaseException:
+        _remove(objects, key)
+        raise
+    objects.delete(key)
+
+
+def _remove(objects: Objects, key: str) -> None:
+    with suppress(StoreUnusable):
+        objects.delete(key)
+
+
+def _sent(objects: Objects, key: str, data: bytes, send: Callable[[], str]) -> str:
+    """The etag of `data` under a key only we know: refused, but there, it had arrived and only the reply was lost."""
+    try:
+        return send()
+    except (AlreadyExists, PreconditionFailed):
+        found = objects.get_with_etag(key)
+        if found is None or found[0] != data:
+            raise
+        return found[1]
 
 
 def _refusal(objects: Objects, what: str) -> ConditionalWritesMissing:

@@ -30,6 +30,10 @@ class StoreUriInvalid(StoreUnusable):
     """URI, endpoint or CA file cannot be right."""
 
 
+class NotAnObjectStore(StoreUnusable):
+    """Something answers at the endpoint, and it is no S3 server."""
+
+
 class CredentialsMissing(StoreUnusable):
     """There is nothing to sign requests with."""
 
@@ -40,6 +44,10 @@ class AccessDenied(StoreUnusable):
 
 class BucketMissing(StoreUnusable):
     """There is no such bucket."""
+
+
+class EncryptionRefused(StoreUnusable):
+    """The store does not encrypt as `objectStore.encryption` asks."""
 
 
 class StoreReadOnly(StoreUnusable):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from .base import Data
+from .base import Data, Take
 from .errors import (
     AccessDenied,
     AlreadyExists,
@@ -36,6 +36,7 @@ TEMPORARY = ".dlcloud-"
 LOCK_S = 8.0
 FOLDER_TRIES = 50
 HASHED_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
 T = TypeVar("T")
 
 
@@ -62,12 +63,13 @@ class FileObjects:
         except ObjectMissing:
             return None
 
-    def get_into(self, key: str, view: memoryview) -> int:
+    def get_pieces(self, key: str, size_bytes: int, take: Take) -> int:
         def read(path: Path) -> int:
             with path.open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                at = 0
-                while size == len(view) and at < size and (count := file.readinto(view[at:])):
+                buffer, at = memoryview(bytearray(min(size, PIECE_BYTES))), 0
+                while size == size_bytes and at < size and (count := file.readinto(buffer)):
+                    take(at, buffer[:count])
                     at += count
                 return size
 
@@ -111,6 +113,10 @@ class FileObjects:
 
         with suppress(ObjectMissing, _FolderInUse):
             self._guard(key, remove)
+
+    def look(self, key: str) -> None:
+        with suppress(ObjectMissing):
+            self._guard(key, lambda path: path.stat())
 
     def _write(self, key: str, data: Data, check: Callable[[Path], None], *, locked: bool) -> str:
         def write(path: Path) -> str:

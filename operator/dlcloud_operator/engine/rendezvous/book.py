@@ -196,5 +196,5 @@ def _words(report: Report) -> Mapping[str, Any]:
         "results": report.results,
         "progress": report.progress and report.progress.model_copy(update={"reported_at": None}),
         "checkpoint": report.checkpoint,
-        "warnings": [(warning.reason, warning.message) for warning in report.warnings],
+        "warnings": [(warning.reason, warning.message, warning.over) for warning in report.warnings],
     }

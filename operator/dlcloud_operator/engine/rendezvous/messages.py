@@ -81,6 +81,7 @@ class WarningMessage(_Message):
     reason: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=63)]
     message: Annotated[str, Field(max_length=16_384)] = ""
     at: AwareDatetime
+    over: bool = False
 
 
 class ReportMessage(_Message):
@@ -118,7 +119,9 @@ def parse_report(body: bytes, pod_uid: str, received_at: datetime) -> Heard:
     """A report from its JSON text, with the agent's times moved onto the operator's clock. Raises BadMessage."""
     wire = _parse(ReportMessage, body)
     warnings = [
-        AgentWarning(warning.reason, _text(warning.message), _shifted(warning.at, wire.sent_at, received_at))
+        AgentWarning(
+            warning.reason, _text(warning.message), _shifted(warning.at, wire.sent_at, received_at), warning.over
+        )
         for warning in wire.warnings
     ]
     progress = None
