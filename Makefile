@@ -10,7 +10,7 @@ STAMP := $(VENV)/.dlcloud-$(shell cat pyproject.toml requirements.lock | cksum |
 SOURCES := operator cli trainer tests benchmarks manifests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration lint format crd contract benchmarks clean
+.PHONY: help setup demo test test-unit test-integration test-minio test-slow lint format crd contract benchmarks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,13 @@ test-unit: $(STAMP) ## seconds
 
 test-integration: $(STAMP) ## real processes, a real S3 server
 	$(PY) -m pytest tests/integration -q
+
+test-minio: $(STAMP) ## the tests that use an S3 server on a real MinIO (built from source the first time: minutes)
+	@tests/servers/build_minio.sh
+	TEST_STORE=minio $(PY) -m pytest tests/integration -q -m "s3 and not slow"
+
+test-slow: $(STAMP) ## the long forms of the tests, which the others leave out
+	$(PY) -m pytest tests -q -m slow
 
 lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint where helm is there
 	$(BIN)/ruff check $(SOURCES)

@@ -1,8 +1,10 @@
-"""A real S3 server for all integration tests: one SeaweedFS for the session, on free ports of 127.0.0.1."""
+"""A real S3 server for all integration tests, on free ports of 127.0.0.1: one SeaweedFS for the session, or one MinIO
+with TEST_STORE=minio (`make test-minio`)."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,22 +13,42 @@ import pytest
 
 from dlcloud.local.store import EmbeddedStore
 
+from ..servers.minio import MinioMissing, MinioServer
+
+STORES = {"seaweedfs": EmbeddedStore, "minio": MinioServer}
+
 
 @dataclass(frozen=True)
 class S3Server:
-    """`make_bucket(name="")` makes a bucket (of a random name) and returns its name."""
+    """`make_bucket(name="")` makes a bucket (of a random name) and returns its name; `kind` is a key of `STORES`."""
 
     endpoint: str
     access_key: str
     secret_key: str
     make_bucket: Callable[..., str]
+    kind: str = "seaweedfs"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark with `s3` what runs on the store that TEST_STORE names."""
+    for item in items:
+        on_s3 = "s3" in getattr(getattr(item, "callspec", None), "params", {}).values()
+        if on_s3 or "s3_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("s3")
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    kind = os.environ.get("TEST_STORE") or "seaweedfs"
+    if kind not in STORES:
+        pytest.fail(f"TEST_STORE: {kind!r} is no store; give one of {', '.join(STORES)}", pytrace=False)
     with asyncio.Runner() as runner:
-        store = EmbeddedStore(tmp_path_factory.mktemp("s3"))
-        runner.run(store.start())
+        store = STORES[kind](tmp_path_factory.mktemp("s3"))
+        try:
+            runner.run(store.start())
+        except MinioMissing as missing:
+            pytest.fail(str(missing), pytrace=False)
 
         def make_bucket(name: str = "") -> str:
             name = name or f"test-{secrets.token_hex(6)}"
@@ -34,7 +56,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             return name
 
         try:
-            yield S3Server(store.endpoint, store.access_key, store.secret_key, make_bucket)
+            yield S3Server(store.endpoint, store.access_key, store.secret_key, make_bucket, kind)
         finally:
             runner.run(store.stop())
 

@@ -1,20 +1,15 @@
-"""Both object stores, a driver for checkpointers, and an HTTP proxy that can lose, hold and refuse what passes."""
+"""Both object stores, a driver for checkpointers, and the proxy between them."""
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import secrets
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -25,6 +20,9 @@ from cryptography.x509.oid import NameOID
 
 from dlcloud_trainer.checkpoint import Checkpointer, CheckpointSettings, Committed
 from dlcloud_trainer.objects import Objects, open_objects
+
+from .proxy import Proxy
+from .ranks import RankProcess
 
 
 @pytest.fixture
@@ -95,91 +93,43 @@ def rank() -> Iterator[Callable[..., Rank]]:
         one.checkpointer.close()
 
 
-@dataclass
-class Proxy:
-    """Forwards to the S3 server; `rule(method, path)` is asked before each request is forwarded and says what
-    happens: "" pass,
-    "lose reply" forward and hang up, "refuse" hang up at once, "503" answer so without forwarding."""
-
-    endpoint: str
-    rule: Callable[[str, str], str] = lambda method, path: ""
-    seen: list[tuple[str, str]] = field(default_factory=list)
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        """The other side hung up: part of the tests."""
-
-
-@contextmanager
-def running(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
-    made = Proxy("")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def forward(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            made.seen.append((self.command, self.path))
-            what = made.rule(self.command, self.path)
-            if what == "refuse":
-                self.close_connection = True
-                return
-            if what == "503":
-                self.answer(503, [], b"")
-                return
-            connection = http.client.HTTPConnection(upstream, timeout=60)
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            reply = connection.getresponse()
-            content = reply.read()
-            connection.close()
-            if what == "lose reply":
-                self.close_connection = True
-                return
-            self.answer(reply.status, reply.getheaders(), content)
-
-        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-            self.send_response_only(status)
-            for name, value in headers:
-                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_PUT = do_DELETE = do_POST = forward  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    made.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
-
-
 @pytest.fixture
 def proxy(s3_server: Any) -> Iterator[Proxy]:
-    with running(urlsplit(s3_server.endpoint).netloc) as made:
+    with Proxy(s3_server.endpoint).running() as made:
         yield made
 
 
 @pytest.fixture
 def through_proxy(s3_place: Place, proxy: Proxy) -> Place:
     return Place(s3_place.uri, proxy.endpoint)
+
+
+@pytest.fixture
+def rank_process(tmp_path: Path, credentials: None) -> Iterator[Callable[..., RankProcess]]:
+    """Starts `RankProcess`es: `rank_process(place, 1, steps=(1, 2), keep_last=3)`; they end with the test."""
+    made: list[RankProcess] = []
+
+    def make(place: Place, round: int = 1, *, steps: Sequence[int] = (), **settings: Any) -> RankProcess:
+        values: dict[str, Any] = {"nonce": f"nonce-{round}", "keep_best": 0, "upload_limit_s": 20.0} | settings
+        settings = {"uri": place.uri, "endpoint": place.endpoint, "round": round} | values
+        made.append(RankProcess.start(tmp_path, {"settings": settings, "steps": list(steps)}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+@pytest.fixture
+def edit_head(tmp_path: Path, credentials: None) -> Callable[[Place, dict[int, bool | None]], None]:
+    """Edits a head from another process, as a tool does: `edit_head(place, {1: True, 2: None})` pins step 1 and drops
+    step 2."""
+
+    def edit(place: Place, steps: dict[int, bool | None]) -> None:
+        one = RankProcess.start(tmp_path, {"settings": {"uri": place.uri, "endpoint": place.endpoint}, "edit": steps})
+        assert one.wait() == 0, one.said()
+
+    return edit
 
 
 @pytest.fixture
@@ -203,5 +153,5 @@ def tls_place(s3_server: Any, s3_place: Place, tmp_path: Path) -> Iterator[tuple
     (tmp_path / "tls.key").write_bytes(server_key.private_bytes(pem, *plain))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
-    with running(urlsplit(s3_server.endpoint).netloc, context) as made:
+    with Proxy(s3_server.endpoint, context).running() as made:
         yield Place(s3_place.uri, made.endpoint), tmp_path / "ca.crt"

@@ -13,6 +13,9 @@ import pytest
 from dlcloud_trainer.checkpoint.errors import Fenced, NewerFormat, NothingSound, StoreUnreachable
 from dlcloud_trainer.checkpoint.layout import HEAD, Head, Manifest, seal
 
+from .proxy import Fault
+from .ranks import committed, needed
+
 Make = Callable[..., Any]
 
 
@@ -64,6 +67,139 @@ def test_a_damaged_checkpoint_leads_to_the_one_before(place: Any, rank: Make, wh
     assert [entry.step for entry in Head.parse(store.get(HEAD), HEAD).checkpoints] == [2, 1]
 
 
+def flipped_at(index: float) -> Callable[[bytes], bytes]:
+    """One bit of the byte at this part of an object: 0 the first, 1 the last."""
+
+    def flip_one(data: bytes) -> bytes:
+        at = round(index * (len(data) - 1))
+        return bytes([*data[:at], data[at] ^ 0x10, *data[at + 1 :]])
+
+    return flip_one
+
+
+BROKEN: dict[str, Callable[[bytes], bytes | None]] = {
+    "first byte flipped": flipped_at(0),
+    "a byte flipped": flipped_at(0.3),
+    "last byte flipped": flipped_at(1),
+    "first byte missing": lambda data: data[1:],
+    "a byte missing": lambda data: data[: len(data) // 3] + data[len(data) // 3 + 1 :],
+    "last byte missing": lambda data: data[:-1],
+    "empty": lambda data: b"",
+    "gone": lambda data: None,
+}
+
+
+def break_object(store: Any, key: str, how: str) -> None:
+    data = BROKEN[how](store.get(key))
+    if data is None:
+        store.delete(key)
+    else:
+        store.put(key, data)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("what", ["slice", "manifest"])
+def test_one_wrong_byte_leads_to_the_checkpoint_before(place: Any, rank: Make, what: str, how: str) -> None:
+    store = saved(place, rank)
+    key = slice_of(store, 3) if what == "slice" else "manifests/000000000003-000001.json"
+    break_object(store, key, how)
+    two = rank(place, 2)
+    restored = two.checkpointer.take_over()
+    assert restored.step == 2
+    assert restored.tensors["model/w"].eq(2).all()
+    ((reason, message),) = two.warnings
+    assert reason == "CheckpointDamaged" and store.uri(key) in message
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_one_wrong_byte_in_the_head_costs_no_checkpoint(place: Any, rank: Make, how: str) -> None:
+    store = saved(place, rank)
+    break_object(store, HEAD, how)
+    two = rank(place, 2)
+    restored = two.checkpointer.take_over()
+    assert restored.step == 3
+    assert restored.tensors["model/w"].eq(3).all()
+    ((reason, message),) = two.warnings
+    assert reason == "CheckpointHeadDamaged" and store.uri(HEAD) in message
+    two.save(4)
+    assert committed(place) == [4, 3, 2]
+    assert set(store.list()) == needed(place)
+
+
+def test_with_a_damaged_head_and_a_damaged_newest_checkpoint_the_one_before_is_used(place: Any, rank: Make) -> None:
+    store = saved(place, rank)
+    break_object(store, HEAD, "a byte flipped")
+    break_object(store, slice_of(store, 3), "a byte flipped")
+    two = rank(place, 2)
+    assert two.checkpointer.take_over().step == 2
+    assert [reason for reason, _ in two.warnings] == ["CheckpointHeadDamaged", "CheckpointDamaged"]
+
+
+@pytest.mark.parametrize("how", ["a byte flipped", "gone"])
+def test_without_head_and_manifests_a_job_does_not_begin_anew(place: Any, rank: Make, how: str) -> None:
+    store = saved(place, rank)
+    break_object(store, HEAD, how)
+    for key in store.list("manifests"):
+        break_object(store, key, "a byte flipped")
+    before = store.list()
+    with pytest.raises(NothingSound, match="none of the 3 manifests beside it can be read; put the objects back"):
+        rank(place, 2).checkpointer.take_over()
+    assert store.list() == before
+
+
+def test_what_was_kept_for_long_survives_a_lost_head(place: Any, rank: Make) -> None:
+    one = rank(place, 1, keep_last=2, keep_best=1)
+    one.checkpointer.take_over()
+    for step, metric in [(1, 0.9), (2, 0.1), (3, 0.2), (4, 0.3), (5, 0.4)]:
+        one.save(step, metric=metric)
+    place.objects().delete(HEAD)
+    two = rank(place, 2, keep_last=2, keep_best=0)
+    assert two.checkpointer.take_over().step == 5
+    assert "from 3 of 3 manifests, pins are lost, and 1 that retention had kept are pinned" in two.warnings[0][1]
+    two.save(6)
+    assert committed(place) == [6, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("what", "path"), [("slice", "/attempts/.*bin"), ("manifest", "/manifests/"), ("head", f"/{HEAD}")]
+)
+def test_a_byte_flipped_on_the_way_is_no_damage(
+    through_proxy: Any, s3_place: Any, proxy: Any, rank: Make, what: str, path: str
+) -> None:
+    saved(s3_place, rank)
+    rule = proxy.on("GET", path, Fault(edit=flipped_at(0.4)), times=1)
+    two = rank(through_proxy, 2)
+    assert two.checkpointer.take_over().step == 3
+    assert rule.met == 1
+    assert two.warnings == []
+
+
+@pytest.mark.parametrize("how", ["a byte flipped", "gone"])
+def test_an_older_checkpoint_with_a_damaged_manifest_does_not_keep_what_is_retired(
+    place: Any, rank: Make, how: str
+) -> None:
+    one = rank(place, 1, keep_last=2, keep_best=1)
+    one.checkpointer.take_over()
+    for step, metric in [(1, 0.9), (2, 0.1), (3, 0.2)]:
+        one.save(step, metric=metric)
+    store = place.objects()
+    break_object(store, "manifests/000000000001-000001.json", how)
+    before = set(store.list("attempts"))
+    two = rank(place, 2, keep_last=1, keep_best=1)
+    assert two.checkpointer.take_over().step == 3
+    for step in (4, 5, 6):
+        two.save(step)
+    assert committed(place) == [6, 1]
+    ((reason, message),) = two.warnings
+    assert reason == "CheckpointDamaged" and "checkpoint of step 1 is damaged" in message
+    # What its slices were nobody can tell: none of its round's is deleted, and of the others all.
+    assert {key for key in store.list("attempts") if key.startswith("attempts/000001")} == before
+    assert len([key for key in store.list("attempts") if key.startswith("attempts/000002")]) == 1
+    assert [key for key in store.list("manifests") if key.endswith("-000002.json")] == [
+        "manifests/000000000006-000002.json"
+    ]
+
+
 def test_training_goes_on_after_damage_and_sweeps_it(place: Any, rank: Make) -> None:
     store = saved(place, rank)
     flip(store, slice_of(store, 3))
@@ -94,25 +230,6 @@ def test_a_job_whose_checkpoints_are_all_damaged_does_not_begin_anew(place: Any,
         rank(place, 2).checkpointer.take_over()
     flip(store, slice_of(store, 2))
     assert rank(place, 3).checkpointer.take_over().step == 2
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [lambda s: flip(s, HEAD), lambda s: s.put(HEAD, b""), lambda s: s.delete(HEAD)],
-    ids=["flip", "cut", "gone"],
-)
-def test_a_damaged_head_is_put_together_from_the_manifests(
-    place: Any, rank: Make, damage: Callable[[Any], None]
-) -> None:
-    store = saved(place, rank)
-    damage(store)
-    two = rank(place, 2)
-    assert two.checkpointer.take_over().step == 3
-    ((reason, message),) = two.warnings
-    assert reason == "CheckpointHeadDamaged"
-    assert "put together again from 3 of 3 manifests" in message
-    two.save(4)
-    assert [entry.step for entry in Head.parse(store.get(HEAD), HEAD).checkpoints] == [4, 3, 2]
 
 
 def test_a_damaged_head_still_fences_by_what_newer_rounds_wrote(place: Any, rank: Make) -> None:
@@ -155,7 +272,7 @@ def test_a_store_that_fails_is_not_taken_for_damage(
     through_proxy: Any, s3_place: Any, proxy: Any, rank: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(s3_place, rank)
-    monkeypatch.setattr("dlcloud_trainer.checkpoint.restore.SLICE_RETRY_S", 0.5)
+    monkeypatch.setattr("dlcloud_trainer.checkpoint.reading.SLICE_RETRY_S", 0.5)
     proxy.rule = lambda method, path: "503" if "/attempts/" in path else ""
     two = rank(through_proxy, 2)
     with pytest.raises(StoreUnreachable, match="answers 503"):

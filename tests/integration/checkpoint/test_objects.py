@@ -41,18 +41,22 @@ def test_an_object_comes_back_as_it_was_written(store: Objects, size: int) -> No
 
 
 @pytest.mark.parametrize("size", [0, 100, 9 * MIB + 1])
-def test_an_object_is_read_into_a_buffer(store: Objects, size: int) -> None:
+def test_an_object_is_read_in_pieces(store: Objects, size: int) -> None:
     data = secrets.token_bytes(size)
     store.put("a/b.bin", memoryview(data))
-    buffer = bytearray(size)
-    assert store.get_into("a/b.bin", memoryview(buffer)) == size
-    assert buffer == data
+    found: list[tuple[int, bytes]] = []
+    assert store.get_pieces("a/b.bin", size, lambda at, part: found.append((at, bytes(part)))) == size
+    assert b"".join(part for _, part in found) == data
+    assert [at for at, _ in found] == [sum(len(part) for _, part in found[:i]) for i in range(len(found))]
+    assert all(len(part) <= 4 * MIB for _, part in found)
 
 
 @pytest.mark.parametrize(("stored", "expected"), [(10, 20), (20, 10), (0, 5), (3 * MIB, 2 * MIB)])
 def test_another_size_than_expected_is_told(store: Objects, stored: int, expected: int) -> None:
     store.put("x", bytes(stored))
-    assert store.get_into("x", memoryview(bytearray(expected))) == stored
+    found: list[int] = []
+    assert store.get_pieces("x", expected, lambda at, part: found.append(at)) == stored
+    assert found == []
 
 
 def test_a_missing_object_is_told(store: Objects) -> None:
@@ -60,7 +64,7 @@ def test_a_missing_object_is_told(store: Objects) -> None:
     with pytest.raises(ObjectMissing):
         store.get("none")
     with pytest.raises(ObjectMissing):
-        store.get_into("none", memoryview(bytearray(1)))
+        store.get_pieces("none", 1, lambda at, part: None)
 
 
 def test_a_put_replaces(store: Objects) -> None:

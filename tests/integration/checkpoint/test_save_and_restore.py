@@ -327,9 +327,9 @@ def test_a_failed_upload_is_a_warning_and_the_next_save_tries_again(through_prox
     one.checkpointer.take_over()
     proxy.rule = lambda method, path: "refuse" if method == "PUT" else ""
     one.checkpointer.save({"w": torch.ones(10)}, {}, step=1, samples=1)
-    with pytest.raises(Exception, match=r"is not reachable|does not answer|refuses"):
+    with pytest.raises(Exception, match=r"is not reachable|does not answer|refuses|breaks connections off"):
         one.checkpointer.flush(30)
-    assert [reason for reason, _ in one.warnings] == ["CheckpointUploadFailed"]
+    assert {reason for reason, _ in one.warnings} == {"CheckpointUploadFailed"}
     proxy.rule = lambda method, path: ""
     one.save(2)
     assert steps(through_proxy.objects()) == [2]
@@ -342,7 +342,7 @@ def test_training_ends_when_nothing_could_be_committed_for_long(through_proxy: A
     one.checkpointer.take_over()
     proxy.rule = lambda method, path: "503" if method == "PUT" else ""
     limit = time.monotonic() + 90
-    with pytest.raises(UploadFailed, match="no checkpoint could be committed for"):
+    with pytest.raises(UploadFailed, match="no checkpoint could be saved for"):
         for step in range(1, 100):
             one.checkpointer.save({"w": torch.ones(10)}, {}, step=step, samples=1, wait=True)
             assert time.monotonic() < limit

@@ -4,10 +4,8 @@ May import the rest of this package. Making a `Checkpointer` starts no thread an
 the upload thread.
 
 When training stops because of checkpoints: at once when another round owns them (`Fenced`); and when an upload fails
-while
-`upload_limit_s` x 3 have passed since the first failed save after the last commit. Until then a failed upload is a
-warning, and the next
-`save` tries again with newer state.
+while `upload_limit_s` x 3 have passed since the first failed save after the last commit. Until then an upload that gets
+nowhere is a warning within 10 s, and the next `save` after one that failed tries again with newer state.
 """
 
 from __future__ import annotations
@@ -26,19 +24,20 @@ from torch import Tensor
 
 from ..objects import Objects, open_objects
 from .cleaning import Cleaner
+from .copier import Copier
 from .draft import Draft
-from .errors import Fenced, NothingSound, StateNotPlain, StoreUnusable, UploadFailed
-from .head import TAKE_OVER_S, HeadFile
-from .layout import HEAD, Entry, attempt_folder
-from .restore import Loaded, newest_sound
-from .resume import read_foreign
+from .errors import Fenced, StateNotPlain, StoreUnusable, UploadFailed
+from .head import HeadFile
+from .layout import Entry, attempt_folder, manifest_key
 from .retention import kept
-from .settings import CheckpointSettings, Committed, Restored
-from .staging import Staging
+from .settings import CheckpointSettings, Committed, Place, Restored, in_memory
+from .state import Stateful, Target
+from .taking_over import Taken, take_over
+from .trouble import Trouble
 from .upload import Background, deadline, put_manifest, put_slices
 
-LIMITS_WITHOUT_COMMIT = 3
 CLOSE_S = 2.0
+POLL_S = 0.1
 
 
 class Checkpointer:
@@ -50,9 +49,12 @@ class Checkpointer:
         *,
         on_commit: Callable[[Committed], None],
         on_warning: Callable[[str, str], None],
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
+        """`before_commit` is called when all is uploaded: what must be in the store before the head lists it."""
         self._settings, self._on_commit, self._warn = settings, on_commit, on_warning
-        self._staging = Staging()
+        self._before_commit = before_commit
+        self._copier = Copier(self._warn_safely)
         self._background = Background()
         self._stop = threading.Event()
         self._objects: Objects | None = None
@@ -60,7 +62,8 @@ class Checkpointer:
         self._cleaner: Cleaner | None = None
         self._fatal: BaseException | None = None  # raised by every later call
         self._failed: Exception | None = None  # of the last upload; raised by flush
-        self._failing_since: float | None = None
+        self._trouble = Trouble(settings.upload_limit_s, self._warn_safely)
+        self._taken: Taken | None = None
         self._blocked_s = self._upload_s = 0.0
 
     @property
@@ -76,6 +79,11 @@ class Checkpointer:
         return self._background.busy
 
     @property
+    def troubled(self) -> bool:
+        """Whether the store takes no checkpoints now: something failed since the last commit."""
+        return bool(self._trouble)
+
+    @property
     def blocked_s(self) -> float:
         """Seconds the last `save` kept training waiting."""
         return self._blocked_s
@@ -85,40 +93,41 @@ class Checkpointer:
         """Seconds from the start of the last committed upload to its commit."""
         return self._upload_s
 
-    def take_over(self) -> Restored | None:
-        """Own the prefix for this round and restore the newest sound checkpoint, else what `resume_from` names, else
-        None.
+    @property
+    def blocks(self) -> bool:
+        """Whether a `save` keeps training waiting until its upload ends, because there is no memory for a copy."""
+        return self._copier.blocks
+
+    def claim(self) -> bool:
+        """Own the prefix for this round and find its newest checkpoint, else what `resume_from` names; False when
+        there is none.
 
         Raises `Fenced` when a newer round owns it, and `StoreUnusable` or a subclass, within about 10 s when nothing
         answers.
         """
-        settings, store = self._settings, self.store
-        head = HeadFile(store, round=settings.round, nonce=settings.nonce, warn=self._warn)
-        head.take_over()
-        self._head = head
-        self._cleaner = Cleaner(store, round=settings.round, warn=self._warn)
-        if not head.checkpoints:
-            if not settings.resume_from:
-                return None
-            loaded = read_foreign(settings.resume_from, self._open, self._warn_damaged)
-            return self._restored(*loaded)
-        found = newest_sound(store, head.checkpoints, self._warn_damaged)
-        if found is None:
-            raise NothingSound(
-                f"{store.uri(HEAD)}: none of its {len(head.checkpoints)} checkpoints can be read; put "
-                f"the missing objects back, or delete everything below {store.uri()} to begin anew"
-            )
-        own, lineage = found
-        if len(lineage) < len(head.checkpoints):
-            head.commit(lineage, tuple, until=deadline(TAKE_OVER_S))
-        self._cleaner.learn(own.key, own.manifest)
-        return self._restored(store, own)
+        store = self.store
+        taken = self._taken = take_over(self._settings, store, self._trouble.mind(store), self._open, self._warn_safely)
+        self._head, self._cleaner = taken.head, taken.cleaner
+        return taken.reading is not None
+
+    def restore(self, parts: Mapping[str, Stateful]) -> Restored | None:
+        """After `claim`: read the newest sound checkpoint into the parts, as it arrives: that takes no memory of its
+        own. Raises `StateMismatch` before a part was changed, and what `claim` raises."""
+        target = Target(parts)
+        restored = self._restore(target.place)
+        if restored is not None:
+            target.finish()
+        return restored
+
+    def take_over(self) -> Restored | None:
+        """`claim`, and the newest sound checkpoint in memory of its own: for tools. Raises what they raise."""
+        return self._restore(in_memory) if self.claim() else None
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Optional, once the optimiser has its state: make the staging buffer ready on the upload thread, so that the
         first save does not pay for fresh memory (up to 2 s per GB). Until it is, `save` answers False."""
-        if not self._background.busy:
-            self._background.start(lambda: self._attempt(lambda: self._staging.prepare(tensors)))
+        if not self._background.busy and self._copier.admits(tensors):
+            self._background.start(lambda: self._attempt(lambda: self._copier.prepare(tensors)))
 
     def save(
         self,
@@ -129,17 +138,24 @@ class Checkpointer:
         samples: int,
         metric: float | None = None,
         wait: bool = False,
+        unless_troubled: bool = False,
     ) -> bool:
-        """Copy the state and begin its upload; returns when the copy is made. A higher `metric` is better.
+        """Copy the state and begin its upload; returns when the copy is made, or with `blocks` when the upload has
+        ended. A higher `metric` is better.
 
-        While an upload runs: False at once, or with `wait` True after it ended. Raises `Fenced`, `UploadFailed`,
-        `StateNotPlain`.
+        While an upload runs: False at once, or with `wait` True after it ended; with `unless_troubled`, too, False as
+        soon as that upload gets nowhere. Raises `Fenced`, `UploadFailed`, `StateNotPlain`.
         """
         self.check()
         if self._background.busy:
             if not wait:
                 return False
-            self._background.wait()
+            if not unless_troubled:
+                with self._trouble.waited_for():
+                    self._background.wait()
+            while not self._background.wait(POLL_S):
+                if self._trouble:
+                    return False
             self.check()
         metric = metric if metric is not None and isfinite(metric) else None
         newest = next(iter(self._owned_head.checkpoints), None)
@@ -152,10 +168,13 @@ class Checkpointer:
             state = json.loads(json.dumps(state, allow_nan=False))  # a copy, like the tensors'
         except (TypeError, ValueError) as error:
             raise StateNotPlain(f"state: {error}; give what collect() returned, and plain finite values") from None
-        specs, flat = self._staging.copy(tensors)
-        draft = Draft(specs, flat, state, step, samples, metric)
-        self._blocked_s = time.perf_counter() - began
+        specs, source = self._copier.take(tensors)
+        draft = Draft(specs, source, state, step, samples, metric)
         self._background.start(lambda: self._attempt(lambda: self._commit(draft)))
+        if source.waits:
+            with self._trouble.waited_for():
+                self._background.wait()
+        self._blocked_s = time.perf_counter() - began
         return True
 
     def check(self) -> None:
@@ -165,7 +184,8 @@ class Checkpointer:
 
     def flush(self, timeout_s: float) -> None:
         """Wait for the upload in flight; raises its error, or `UploadFailed` when it takes longer than `timeout_s`."""
-        done = self._background.wait(timeout_s)
+        with self._trouble.waited_for():
+            done = self._background.wait(timeout_s)
         self.check()
         if not done:
             raise UploadFailed(f"a checkpoint is still being uploaded after {timeout_s:.1f} s")
@@ -191,12 +211,7 @@ class Checkpointer:
             self._failed = error
             if self._stop.is_set():
                 return
-            self._failing_since = began if self._failing_since is None else self._failing_since
-            without_s = time.monotonic() - self._failing_since
-            if without_s >= LIMITS_WITHOUT_COMMIT * self._settings.upload_limit_s:
-                self._fatal = UploadFailed(f"no checkpoint could be committed for {without_s:.0f} s: {error}")
-            else:
-                self._warn_safely("CheckpointUploadFailed", f"{error}; training goes on, the next save tries again")
+            self._fatal = self._trouble.failed(error, began) or self._fatal
         except BaseException as error:  # a mistake of ours or of a callback's: it must not pass unseen
             self._fatal = error
 
@@ -206,13 +221,15 @@ class Checkpointer:
         assert cleaner is not None
         until = deadline(settings.upload_limit_s)
         folder = attempt_folder(settings.round, secrets.token_hex(4))
-        cleaner.abandon(folder)  # until it is committed
-        slices = put_slices(store, folder, draft.flat, until=until, stop=self._stop)
-        parent = head.checkpoints[0].manifest if head.checkpoints else None
-        manifest = draft.manifest(settings, slices, parent)
-        key = put_manifest(store, manifest, until=until, stop=self._stop)
-        entry = Entry(key, draft.step, settings.round, draft.metric)
-        committed_at = self._publish((entry, *head.checkpoints), until)
+        cleaner.abandon(folder, manifest_key(draft.step, settings.round))  # until it is committed
+        with self._trouble.upload(draft.step, until) as watched:
+            slices = put_slices(watched, folder, draft.source, until=until, stop=self._stop)
+            parent = head.checkpoints[0].manifest if head.checkpoints else None
+            manifest = draft.manifest(settings, slices, parent)
+            key = put_manifest(watched, manifest, until=until, stop=self._stop)
+            entry = Entry(key, draft.step, settings.round, draft.metric)
+            self._before_commit()
+            committed_at = self._publish((entry, *head.checkpoints), until)
         cleaner.learn(key, manifest)
         self._upload_s = time.monotonic() - began
         self._on_commit(Committed(draft.step, store.uri(key), committed_at, manifest.size_bytes))
@@ -222,7 +239,9 @@ class Checkpointer:
         """The committed step was measured afterwards: only the head changes."""
         head = self._owned_head
         measured = Entry(newest.manifest, newest.step, newest.round, metric, newest.pinned)
-        self._publish((measured, *head.checkpoints[1:]), deadline(self._settings.upload_limit_s))
+        until = deadline(self._settings.upload_limit_s)
+        with self._trouble.upload(newest.step, until):
+            self._publish((measured, *head.checkpoints[1:]), until)
         if self._cleaner is not None:
             self._cleaner.clean(head.checkpoints)
 
@@ -230,11 +249,14 @@ class Checkpointer:
         if self._stop.is_set():
             raise UploadFailed("the upload was given up")
         keep = partial(kept, keep_last=self._settings.keep_last, keep_best=self._settings.keep_best)
-        committed_at = self._owned_head.commit(entries, keep, until=until, stop=self._stop)
-        self._failing_since = None
-        return committed_at
+        return self._owned_head.commit(entries, keep, until=until, stop=self._stop)
 
     # --- helpers ---
+
+    def _restore(self, place: Place) -> Restored | None:
+        if self._taken is None:
+            raise RuntimeError("claim() comes before restore()")
+        return self._taken.restore(place)
 
     @property
     def _owned_head(self) -> HeadFile:
@@ -245,26 +267,14 @@ class Checkpointer:
     def _open(self, uri: str, what: str) -> Objects:
         settings = self._settings
         return open_objects(
-            uri, endpoint=settings.endpoint, region=settings.region, ca_file=settings.ca_file, what=what
+            uri,
+            endpoint=settings.endpoint,
+            region=settings.region,
+            ca_file=settings.ca_file,
+            encryption=settings.encryption,
+            kms_key_id=settings.kms_key_id,
+            what=what,
         )
-
-    def _restored(self, store: Objects, loaded: Loaded) -> Restored:
-        found = loaded.manifest
-        if not isinstance(found.state, dict):
-            raise NothingSound(f"{store.uri(loaded.key)}: its state is no JSON object")
-        return Restored(
-            step=found.step,
-            samples=found.samples,
-            manifest=store.uri(loaded.key),
-            metric=found.metric,
-            tensors=loaded.tensors,
-            state=found.state,
-            flat=loaded.flat,
-            specs=found.tensors,
-        )
-
-    def _warn_damaged(self, message: str) -> None:
-        self._warn_safely("CheckpointDamaged", message)
 
     def _warn_safely(self, reason: str, message: str) -> None:
         try:

@@ -1,27 +1,36 @@
-"""What one save staged, and the manifest it becomes.
+"""What one save sends, and the manifest it becomes.
 
-May import torch and layout.
+May import layout and settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-from torch import Tensor
+from typing import Any, Protocol
 
 from .layout import Manifest, Slice, TensorSpec
 from .settings import CheckpointSettings
 
 
+class Source(Protocol):
+    """The bytes of a state, which stay as they are while the upload runs. With `waits` training has to wait for it."""
+
+    size_bytes: int
+    waits: bool
+
+    def read(self, start: int, stop: int) -> AbstractContextManager[memoryview]:
+        """The bytes from `start` to `stop`, for as long as the block lasts; any thread may ask."""
+
+
 @dataclass(frozen=True)
 class Draft:
-    """`flat` (uint8, 1-d) belongs to the staging buffer, which stays as it is while the upload runs."""
+    """One save."""
 
     specs: Mapping[str, TensorSpec]
-    flat: Tensor
+    source: Source
     state: Any
     step: int
     samples: int
@@ -37,7 +46,7 @@ class Draft:
             world_size=settings.world_size,
             threads=settings.threads,
             seed=settings.seed,
-            size_bytes=self.flat.numel(),
+            size_bytes=self.source.size_bytes,
             metric=self.metric,
             workload=settings.workload,
             parameters=settings.parameters,

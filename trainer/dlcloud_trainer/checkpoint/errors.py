@@ -11,6 +11,7 @@ from ..objects.errors import (
     BucketMissing,
     ConditionalWritesMissing,
     CredentialsMissing,
+    NotAnObjectStore,
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
@@ -27,6 +28,8 @@ __all__ = [
     "Damaged",
     "Fenced",
     "NewerFormat",
+    "NoRoom",
+    "NotAnObjectStore",
     "NothingSound",
     "NothingToResume",
     "StateMismatch",
@@ -58,6 +61,10 @@ class StateNotPlain(CheckpointError):
 
 class StateMismatch(CheckpointError):
     """The checkpoint's state does not fit the program that asks for it."""
+
+
+class NoRoom(CheckpointError):
+    """There is no memory for a copy of the state: a save must send it from where it lies."""
 
 
 class UploadFailed(CheckpointError):

@@ -1,8 +1,7 @@
 """head.json: taken over at the start of a round, changed by every commit, always under a condition.
 
-May import objects, layout and tries. Must never write without `If-Match` or `If-None-Match`, and must never take a
-lost reply for a
-conflict: every write has a random mark, and after a 412 the head is read back and compared.
+May import objects, layout, salvage and tries. Must never write without `If-Match` or `If-None-Match`, and must never
+take a lost reply for a conflict: every write has a random mark, and after a 412 the head is read back and compared.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ..objects import AlreadyExists, ObjectMissing, Objects, PreconditionFailed, probe_conditional_writes
-from .errors import Damaged, Fenced, UploadFailed
+from .errors import Damaged, Fenced, NothingSound, UploadFailed
 from .layout import ATTEMPTS, HEAD, MANIFESTS, Entry, Head, Manifest, attempt_folder, attempt_of, step_and_round
+from .salvage import lineage
 from .tries import persist
 
 TAKE_OVER_S = 5.0
@@ -31,12 +31,13 @@ class HeadFile:
     def __init__(self, objects: Objects, *, round: int, nonce: str, warn: Warn) -> None:
         self._objects, self._round, self._nonce, self._warn = objects, round, nonce, warn
         self._etag = ""
+        self.proven = False  # taking over has shown that the store does all that checkpoints need
         self.checkpoints: tuple[Entry, ...] = ()
 
     def take_over(self) -> None:
         """Make this round the owner; raises `Fenced` when a higher one is, and the errors of the store."""
         for _ in range(CONFLICTS):
-            found = self._objects.get_with_etag(HEAD)
+            found = self._read_soundly()
             entries = self._first() if found is None else self._inherit(found[0])
             try:
                 self._write(entries, found[1] if found else None, until=time.monotonic() + TAKE_OVER_S, stop=None)
@@ -90,6 +91,15 @@ class HeadFile:
         self.checkpoints = entries
         return now
 
+    def _read_soundly(self) -> tuple[bytes, str] | None:
+        found = self._objects.get_with_etag(HEAD)
+        try:
+            if found is not None:
+                Head.parse(found[0], self._where)
+            return found
+        except Damaged:  # perhaps only on the way
+            return self._objects.get_with_etag(HEAD)
+
     def _inherit(self, data: bytes) -> tuple[Entry, ...]:
         try:
             head = Head.parse(data, self._where)
@@ -102,31 +112,35 @@ class HeadFile:
     def _first(self) -> tuple[Entry, ...]:
         # Only when the head is created: an existing one proves that the store was found fit.
         probe_conditional_writes(self._objects, attempt_folder(self._round, "probe"))
-        return self._salvage(f"{self._where} is missing") if self._objects.list(MANIFESTS) else ()
+        manifests = self._objects.list(MANIFESTS)
+        self.proven = True
+        return self._salvage(f"{self._where} is missing") if manifests else ()
 
     def _salvage(self, why: str) -> tuple[Entry, ...]:
-        """The lineage of the newest readable manifest: what the lost head most likely listed."""
         rounds = [attempt[1] for key in self._objects.list(ATTEMPTS) if (attempt := attempt_of(key))]
         keys = {key: found for key in self._objects.list(MANIFESTS) if (found := step_and_round(key))}
         highest = max([*rounds, *(round for _, round in keys.values())], default=0)
         if highest > self._round:
             raise self._fenced(highest)
-        entries: list[Entry] = []
-        key: str | None = None
-        for candidate in sorted(keys, key=lambda k: (keys[k][1], keys[k][0]), reverse=True):
-            if entries and candidate != key:
-                continue
-            try:
-                manifest = Manifest.parse(self._objects.get(candidate), self._objects.uri(candidate))
-            except (Damaged, ObjectMissing):
-                continue
-            entries.append(Entry(candidate, manifest.step, manifest.round, manifest.metric))
-            key = manifest.parent
+        entries = lineage(keys, self._read)
+        if keys and not entries:
+            raise NothingSound(
+                f"{why}, and none of the {len(keys)} manifests beside it can be read; put the objects back, or delete "
+                f"everything below {self._objects.uri()} to begin anew"
+            )
+        pinned = sum(entry.pinned for entry in entries)
         self._warn(
             "CheckpointHeadDamaged",
-            f"{why}; put together again from {len(entries)} of {len(keys)} manifests, pins are lost",
+            f"{why}; put together again from {len(entries)} of {len(keys)} manifests, pins are lost"
+            + (f", and {pinned} that retention had kept are pinned" if pinned else ""),
         )
-        return tuple(entries)
+        return entries
+
+    def _read(self, key: str) -> Manifest | None:
+        try:
+            return Manifest.parse(self._objects.get(key), self._objects.uri(key))
+        except ObjectMissing:
+            return None
 
     def _owned(self, data: bytes) -> Head:
         try:

@@ -1,83 +1,116 @@
-"""From a lineage to the newest checkpoint that is sound.
+"""From a lineage to the newest checkpoint that is sound, read to where its tensors belong as it arrives.
 
-May import objects, layout, staging and tries. Writes nothing. Damage leads to the checkpoint before; an unreachable
-store does not: it
-is an error, because the newest checkpoint may be well.
+May import objects, layout, reading, spread and tries. Writes nothing to the store, and takes no memory worth speaking
+of. Damage leads to the checkpoint before, which overwrites all that was read; an unreachable store does not: it is an
+error, because the newest checkpoint may be well.
 """
 
 from __future__ import annotations
 
-import time
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
-from ..objects import ObjectMissing, Objects
+from ..objects import Objects
 from .errors import Damaged
-from .layout import Entry, Manifest, Slice, step_and_round
-from .staging import allocate, as_memory, views
-from .tries import in_parallel, persist
+from .layout import Entry, Manifest, Slice
+from .reading import read_manifest, read_pieces
+from .settings import Place
+from .spread import Spread
+from .staging import as_memory, dtype_of
+from .tries import in_parallel
 
 THREADS = 6
-SLICE_RETRY_S = 30.0
-READS = 2  # a wrong CRC may come from the way: read once more before it counts as damage
+BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A verified checkpoint; `tensors` are views of `flat` (uint8, 1-d)."""
+class Lineage:
+    """Checkpoints of one job, newest first, and the error when none of them can be read."""
 
-    key: str
+    objects: Objects
+    entries: tuple[Entry, ...]
+    nothing: Callable[[Damaged], Exception]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sound checkpoint: its tensors are where `Place` wanted them, `rest` begins with its entry."""
+
     manifest: Manifest
-    flat: Tensor
+    rest: tuple[Entry, ...]
     tensors: dict[str, Tensor]
 
 
-def load(objects: Objects, key: str) -> Loaded:
-    """Read and verify one checkpoint; raises `Damaged` or the errors of the store."""
-    where = objects.uri(key)
-    try:
-        manifest = Manifest.parse(objects.get(key), where)
-    except ObjectMissing:
-        raise Damaged(f"{where} is missing") from None
-    if step_and_round(key) != (manifest.step, manifest.round):
-        raise Damaged(f"{where} is about step {manifest.step} of round {manifest.round}")
-    flat = allocate(manifest.size_bytes)
-    whole = as_memory(flat)
-    parts: list[tuple[Slice, memoryview]] = []
-    at = 0
-    for piece in manifest.slices:
-        parts.append((piece, whole[at : at + piece.size_bytes]))
-        at += piece.size_bytes
-    in_parallel(lambda part: _fill(objects, *part), parts, THREADS)
-    return Loaded(key, manifest, flat, views(flat, manifest.tensors))
+class Reading:
+    """Finds the newest checkpoint whose manifest can be read; its tensors are read once their places are known."""
+
+    def __init__(self, lineage: Lineage, warn: Callable[[str], None]) -> None:
+        self._lineage, self._warn = lineage, warn
+        self._index = 0
+        self._manifest = self._next()
+
+    def into(self, place: Place) -> Found:
+        """Ask `place` for the tensors to fill and fill them; with damage, again for the checkpoint before. Raises what
+        `place` raises, what the lineage says when none is sound, and the errors of the store."""
+        while True:
+            try:
+                tensors = self._fill(place)
+            except Damaged as damage:
+                self._go_back(damage)
+                self._manifest = self._next()
+            else:
+                return Found(self._manifest, self._lineage.entries[self._index :], tensors)
+
+    def _fill(self, place: Place) -> dict[str, Tensor]:
+        manifest, objects = self._manifest, self._lineage.objects
+        for name, spec in manifest.tensors.items():
+            dtype_of(name, spec)
+        if not isinstance(manifest.state, dict):
+            raise Damaged("its state is no JSON object")
+        tensors = place(manifest.tensors, manifest.state)
+        spread = Spread(tensors, manifest.tensors)
+        starts = accumulate((piece.size_bytes for piece in manifest.slices), initial=0)
+        in_parallel(
+            lambda one: read_pieces(objects, one[1], Pouring(spread, *one).take),
+            list(zip(starts, manifest.slices, strict=False)),
+            THREADS,
+        )
+        return tensors
+
+    def _next(self) -> Manifest:
+        while True:
+            try:
+                return read_manifest(self._lineage.objects, self._lineage.entries[self._index].manifest)
+            except Damaged as damage:
+                self._go_back(damage)
+
+    def _go_back(self, damage: Damaged) -> None:
+        damaged, *rest = self._lineage.entries[self._index :]
+        older = f"step {rest[0].step}" if rest else "nothing, this was the oldest"
+        self._warn(f"checkpoint of step {damaged.step} is damaged ({damage}); going back to {older}")
+        if not rest:
+            raise self._lineage.nothing(damage)
+        self._index += 1
 
 
-def newest_sound(
-    objects: Objects, lineage: Sequence[Entry], warn: Callable[[str], None]
-) -> tuple[Loaded, tuple[Entry, ...]] | None:
-    """The first checkpoint of `lineage` (newest first) that is sound, and the lineage from it on; None when there is
-    none."""
-    for index, entry in enumerate(lineage):
-        try:
-            return load(objects, entry.manifest), tuple(lineage[index:])
-        except Damaged as damage:
-            older = f"step {lineage[index + 1].step}" if index + 1 < len(lineage) else "nothing, this was the oldest"
-            warn(f"checkpoint of step {entry.step} is damaged ({damage}); going back to {older}")
-    return None
+class Pouring:
+    """One slice on its way into the tensors, through a buffer: what arrives ends anywhere, an element does not."""
 
+    def __init__(self, spread: Spread, start: int, piece: Slice) -> None:
+        self._spread, self._start, self._size = spread, start, piece.size_bytes
+        self._buffer = torch.empty(min(BUFFER_BYTES, piece.size_bytes), dtype=torch.uint8)
+        self._memory = as_memory(self._buffer)
 
-def _fill(objects: Objects, piece: Slice, view: memoryview) -> None:
-    where = objects.uri(piece.key)
-    for _ in range(READS):
-        try:
-            size = persist(lambda: objects.get_into(piece.key, view), until=time.monotonic() + SLICE_RETRY_S)
-        except ObjectMissing:
-            raise Damaged(f"{where} is missing") from None
-        if size != piece.size_bytes:
-            raise Damaged(f"{where} has {size} bytes instead of {piece.size_bytes}")
-        if zlib.crc32(view) == piece.crc32:
-            return
-    raise Damaged(f"{where}: its CRC does not match")
+    def take(self, at: int, part: memoryview) -> None:
+        """The slice's bytes from `at` on; they follow one another."""
+        while part:
+            filled = at % BUFFER_BYTES
+            count = min(len(part), len(self._memory) - filled)
+            self._memory[filled : filled + count] = part[:count]
+            at, part = at + count, part[count:]
+            if at % BUFFER_BYTES == 0 or at == self._size:
+                self._spread.scatter(self._start + at - filled - count, self._buffer[: filled + count])

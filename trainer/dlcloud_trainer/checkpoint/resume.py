@@ -1,4 +1,4 @@
-"""`resumeFrom`: the newest sound checkpoint of another job, or one manifest. Reads only.
+"""`resumeFrom`: where another job's checkpoints, or one manifest, are to be read. Reads only.
 
 May import objects, layout and restore.
 """
@@ -10,44 +10,39 @@ from collections.abc import Callable
 
 from ..objects import Objects
 from .errors import Damaged, NothingToResume
-from .layout import HEAD, Head, step_and_round
-from .restore import Loaded, load, newest_sound
+from .layout import HEAD, Entry, Head, step_and_round
+from .restore import Lineage
 
 SHOWN = 3
 _MANIFEST_URI = re.compile(r"(.*/)(manifests/[^/]+\.json)")
 WHAT = "resumeFrom"
 
 
-def read_foreign(
-    uri: str, open_store: Callable[[str, str], Objects], warn: Callable[[str], None]
-) -> tuple[Objects, Loaded]:
-    """The store and the checkpoint `uri` leads to; raises `NothingToResume` and the errors of the store."""
+def foreign_lineage(uri: str, open_store: Callable[[str, str], Objects]) -> Lineage:
+    """The checkpoints `uri` leads to; raises `NothingToResume` and the errors of the store."""
     if found := _MANIFEST_URI.fullmatch(uri):
         store, key = open_store(found[1], WHAT), found[2]
-        if step_and_round(key) is None:
+        if (about := step_and_round(key)) is None:
             raise NothingToResume(
                 f"{WHAT}: {uri!r} is no manifest; give .../manifests/<step>-<round>.json or a job's prefix"
             )
-        try:
-            return store, load(store, key)
-        except Damaged as damage:
-            raise NothingToResume(f"{WHAT}: {damage}; give another manifest, or the job's prefix") from None
+        return Lineage(
+            store,
+            (Entry(key, *about),),
+            lambda damage: NothingToResume(f"{WHAT}: {damage}; give another manifest, or the job's prefix"),
+        )
     store = open_store(uri, WHAT)
     head = store.get_with_etag(HEAD)
     if head is None:
         raise NothingToResume(f"{WHAT}: there is no checkpoint at {uri!r} (no {HEAD}); {_advice(store)}")
     try:
-        lineage = Head.parse(head[0], store.uri(HEAD)).checkpoints
+        entries = Head.parse(head[0], store.uri(HEAD)).checkpoints
     except Damaged as damage:
         raise NothingToResume(f"{WHAT}: {damage}; give the URI of one of its manifests") from None
-    if not lineage:
+    if not entries:
         raise NothingToResume(f"{WHAT}: the job at {uri!r} has committed no checkpoint yet; wait for its first")
-    sound = newest_sound(store, lineage, warn)
-    if sound is None:
-        raise NothingToResume(
-            f"{WHAT}: none of the {len(lineage)} checkpoints at {uri!r} can be read; give another job's prefix"
-        )
-    return store, sound[0]
+    none = f"{WHAT}: none of the {len(entries)} checkpoints at {uri!r} can be read; give another job's prefix"
+    return Lineage(store, entries, lambda damage: NothingToResume(none))
 
 
 def _advice(store: Objects) -> str:

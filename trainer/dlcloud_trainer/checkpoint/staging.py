@@ -1,21 +1,28 @@
-"""The flat buffer training is copied into: the only thing a step ever waits for.
+"""The flat buffer training is copied into: the only thing a step waits for, where there is memory for it.
 
-May import torch. Every tensor begins at a multiple of 64 bytes, in the order given.
+May import torch, memory, spread and tries. Every tensor begins at a multiple of 64 bytes, in the order given. Must
+never take memory a control group does not have: the kernel would end the process.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
-from .errors import Damaged, StateNotPlain
+from .errors import Damaged, NoRoom, StateNotPlain
 from .layout import TensorSpec
+from .memory import Lack, lack
+from .spread import copy, pairs
+from .tries import in_parallel
 
 ALIGNMENT = 64
+MOST_COPIERS = 4
+WORTH_A_THREAD = 16 << 20  # bytes
 HUGE_PAGE = 2 << 20
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -57,8 +64,8 @@ def plan(tensors: Mapping[str, Tensor]) -> tuple[dict[str, TensorSpec], int]:
     return specs, end
 
 
-def view(flat: Tensor, name: str, spec: TensorSpec) -> Tensor:
-    """The tensor that lies in `flat` (uint8, 1-d) as `spec` says; raises `Damaged` when it cannot."""
+def dtype_of(name: str, spec: TensorSpec) -> torch.dtype:
+    """The dtype of a tensor that can lie as `spec` says; raises `Damaged` when none can."""
     dtype = DTYPES.get(spec.dtype)
     if dtype is None:
         raise Damaged(f"tensor {name} has dtype {spec.dtype!r}, which this program does not know")
@@ -67,6 +74,12 @@ def view(flat: Tensor, name: str, spec: TensorSpec) -> Tensor:
         count *= length
     if count * dtype.itemsize != spec.size_bytes or spec.offset % dtype.itemsize:
         raise Damaged(f"tensor {name} of {spec.dtype} {list(spec.shape)} cannot be {spec.size_bytes} bytes long")
+    return dtype
+
+
+def view(flat: Tensor, name: str, spec: TensorSpec) -> Tensor:
+    """The tensor that lies in `flat` (uint8, 1-d) as `spec` says; raises `Damaged` when it cannot."""
+    dtype = dtype_of(name, spec)
     return flat[spec.offset : spec.offset + spec.size_bytes].view(dtype).view(spec.shape)
 
 
@@ -91,6 +104,24 @@ def as_memory(flat: Tensor) -> memoryview:
     return memoryview(flat.numpy())  # type: ignore[arg-type]
 
 
+class Staged:
+    """A copy of the state: `flat` (uint8, 1-d) stays as it is while an upload reads it."""
+
+    waits = False
+
+    def __init__(self, flat: Tensor) -> None:
+        self.size_bytes = flat.numel()
+        self._memory = as_memory(flat)
+
+    @contextmanager
+    def read(self, start: int, stop: int) -> Iterator[memoryview]:
+        """The bytes from `start` to `stop`, for as long as the block lasts."""
+        yield self._memory[start:stop]
+
+
+Share = tuple[int, int, Tensor]  # index of a tensor, its first element to copy, and where to: 1-d, or the whole shape
+
+
 class Staging:
     """One reused buffer. It grows when the state does, and is pinned when the state lies on a GPU."""
 
@@ -98,23 +129,42 @@ class Staging:
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._pinned = False
         self._specs: dict[str, TensorSpec] = {}
-        self._views: list[Tensor] = []
+        self._shares: list[list[Share]] = []
+        self._refused: int | None = None  # bytes there was no room for: as much is not tried again
+
+    @property
+    def refused(self) -> bool:
+        """Whether there was no room the last time it was asked for."""
+        return self._refused is not None
+
+    def admit(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises `NoRoom` when memory for a copy is not there; takes none."""
+        size = plan(tensors)[1]
+        if self._buffer.numel() < size:
+            self._check(size)
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
-        """Make the buffer fit and touch its memory, which costs far more than a copy into it."""
+        """Make the buffer fit and touch its memory, which costs far more than a copy into it; raises `NoRoom`."""
         if self._fit(tensors)[1]:
             self._buffer.zero_()
 
     def copy(self, tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, TensorSpec], Tensor]:
         """Copy all tensors in; returns where they lie and the filled part (uint8, 1-d). On CUDA this waits for the
-        device."""
+        device. Raises `NoRoom`."""
         size = self._fit(tensors)[0]
-        if self._views:
-            with torch.no_grad():
-                # One call for thousands of tensors: in a Python loop each costs 5 us.
-                torch._foreach_copy_(self._views, [t.detach() for t in tensors.values()], non_blocking=True)
-            for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
-                torch.cuda.current_stream(device).synchronize()
+        values = list(tensors.values())
+
+        def work(shares: list[Share]) -> None:
+            into, source = [], []
+            for index, start, row in shares:
+                value = values[index].detach()
+                found = [(value, row)] if row.shape == value.shape else pairs(value, start, row)
+                for live, part in found:
+                    into.append(part)
+                    source.append(live)
+            copy(into, source)
+
+        in_parallel(work, self._shares, len(self._shares))
         return self._specs, self._buffer[:size]
 
     def _fit(self, tensors: Mapping[str, Tensor]) -> tuple[int, bool]:
@@ -123,14 +173,67 @@ class Staging:
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         new = self._buffer.numel() < size or (on_gpu and not self._pinned)
         if new:
-            self._views = []  # before the allocation, so that the old buffer can go
+            self._shares = []  # before the allocation, so that the old buffer can go
             self._buffer = torch.empty(0, dtype=torch.uint8)
-            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=True) if on_gpu else allocate(size)
-            self._pinned = on_gpu
-        if new or specs != self._specs or not self._views:
+            self._buffer, self._pinned = self._allocate(size, on_gpu), on_gpu
+        if new or specs != self._specs or not self._shares:
             _zero_gaps(self._buffer, specs)
-            self._specs, self._views = specs, list(views(self._buffer, specs).values())
+            self._specs, self._shares = specs, _shares(self._buffer, specs, _copiers(size, on_gpu))
         return size, new
+
+    def _allocate(self, size: int, on_gpu: bool) -> Tensor:
+        self._check(size)
+        try:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True) if on_gpu else allocate(size)
+        except (MemoryError, OSError, RuntimeError):  # of torch, of mmap, of the CUDA driver
+            self._refused = size
+            raise NoRoom(_no_room(size, None)) from None
+
+    def _check(self, size: int) -> None:
+        if self._refused is not None and size >= self._refused:
+            raise NoRoom(_no_room(size, None))
+        lacking = lack(size)
+        self._refused = size if lacking is not None else None
+        if lacking is not None:
+            raise NoRoom(_no_room(size, lacking))
+
+
+def _no_room(size: int, lacking: Lack | None) -> str:
+    copy = f"no memory for a copy of the state ({-(-size >> 20)} MiB"
+    if lacking is None:
+        return f"{copy})"
+    return f"{copy}, {-(-lacking.missing_bytes >> 20)} MiB more than there is)"
+
+
+def _copiers(size: int, on_gpu: bool) -> int:
+    """Threads that copy: torch's own where it has several, else a few for a large state."""
+    if on_gpu or torch.get_num_threads() > 1:
+        return 1
+    return max(1, min(MOST_COPIERS, len(os.sched_getaffinity(0)), size // WORTH_A_THREAD))
+
+
+def _shares(buffer: Tensor, specs: Mapping[str, TensorSpec], count: int) -> list[list[Share]]:
+    """`count` parts of the state, about equally large."""
+    size = max((spec.offset + spec.size_bytes for spec in specs.values()), default=0)
+    step = max(ALIGNMENT, -(-size // count // ALIGNMENT) * ALIGNMENT)
+    shares: list[list[Share]] = [[] for _ in range(count)]
+    for index, (name, spec) in enumerate(specs.items()):
+        whole = view(buffer, name, spec)
+        item = whole.element_size()
+        end = spec.offset + spec.size_bytes
+        number = min(spec.offset // step, count - 1)
+        at = spec.offset
+        while number < count - 1 and end > (number + 1) * step:
+            shares[number].append((index, (at - spec.offset) // item, _row(whole, spec, at, (number + 1) * step)))
+            number, at = number + 1, (number + 1) * step
+        row = whole if at == spec.offset else _row(whole, spec, at, end)
+        shares[number].append((index, (at - spec.offset) // item, row))
+    return shares
+
+
+def _row(whole: Tensor, spec: TensorSpec, start: int, stop: int) -> Tensor:
+    item = whole.element_size()
+    return whole.view(-1)[(start - spec.offset) // item : (stop - spec.offset) // item]
 
 
 def _zero_gaps(buffer: Tensor, specs: Mapping[str, TensorSpec]) -> None:

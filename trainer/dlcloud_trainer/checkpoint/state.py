@@ -1,18 +1,20 @@
 """The parts of a training state (models, optimisers, schedules) to named tensors and JSON, and back.
 
-May import torch. Restoring is strict: what does not fit is named before anything is changed.
+May import torch, layout, plain and staging. Restoring is strict: what does not fit is named before anything is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import StateMismatch
+from .layout import TensorSpec
 from .plain import decode, encode
+from .staging import dtype_of, plan
 
 ADVICE = "resume with the program and parameters that wrote the checkpoint, or begin a new job without resumeFrom"
 
@@ -36,18 +38,67 @@ def restore_into(parts: Mapping[str, Stateful], tensors: Mapping[str, Tensor], s
     """Load what `collect` gave; the tensors may be reused afterwards. Raises `StateMismatch` before any part was
     changed, unless a
     part's own load_state_dict refuses."""
-    _same_names("parts", set(state), set(parts))
-    decoded: dict[str, Any] = {}
-    for name, part in parts.items():
-        # A module copies into its own parameters; others may keep what they are given.
-        own = tensors if isinstance(part, torch.nn.Module) else _cloned(tensors, state[name])
-        decoded[name] = decode(state[name], own)
-        _check(name, part, decoded[name])
-    for name, part in parts.items():
-        try:
-            part.load_state_dict(decoded[name])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise StateMismatch(f"{name}: {str(error).strip().splitlines()[0]}; {ADVICE}") from error
+    target = Target(parts)
+    own = target.place(plan(tensors)[0], state)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    target.finish()
+
+
+class Target:
+    """Where a checkpoint's tensors belong in `parts`: a module's own tensors, and for the rest new ones it will keep.
+    So a state is restored into the memory it will need anyway."""
+
+    def __init__(self, parts: Mapping[str, Stateful]) -> None:
+        self._parts = parts
+        self._state: Mapping[str, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
+
+    def place(self, specs: Mapping[str, TensorSpec], state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The tensors to fill before `finish`; raises `StateMismatch` before any part was changed."""
+        self._tensors, self._state = {}, state  # an earlier, damaged checkpoint's go before there are new ones
+        _same_names("parts", set(state), set(self._parts))
+        blank = {
+            name: torch.empty(spec.shape, dtype=dtype_of(name, spec), device="meta") for name, spec in specs.items()
+        }
+        blank |= {name: torch.zeros(blank[name].shape, dtype=blank[name].dtype) for name in _arrays(state, blank)}
+        names = {id(tensor): name for name, tensor in blank.items()}
+        found: dict[str, Tensor] = {}
+        for name, part in self._parts.items():
+            saved = decode(state[name], blank)
+            _check(name, part, saved)
+            for tensor, own in _own(name, part, saved):
+                found[names[id(tensor)]] = own
+        for name, tensor in blank.items():
+            if name not in found:
+                found[name] = torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
+        self._tensors = {name: found[name] for name in specs}
+        return self._tensors
+
+    def finish(self) -> None:
+        """All tensors are filled: load them, and what is no tensor."""
+        for name, part in self._parts.items():
+            try:
+                part.load_state_dict(decode(self._state[name], self._tensors))
+            except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                raise StateMismatch(f"{name}: {str(error).strip().splitlines()[0]}; {ADVICE}") from error
+        self._tensors = {}
+
+
+def _own(name: str, part: Stateful, saved: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors of `saved`, each with the one to fill in its place."""
+    if isinstance(part, torch.nn.Module):
+        there = _leaves(saved, name)
+        # What a hook of the module's gives instead of its own tensors is as good: it is loaded at the end.
+        yield from ((there[path], own) for path, own in _leaves(part.state_dict(), name).items())
+    if isinstance(part, torch.optim.Optimizer):
+        for ours, theirs in zip(part.param_groups, saved["param_groups"], strict=True):
+            for parameter, key in zip(ours["params"], theirs["params"], strict=True):
+                for tensor in _leaves(saved["state"].get(key, {}), "").values():
+                    # load_state_dict keeps what lies like this; counters it leaves where they are.
+                    if tensor.is_meta and tensor.shape == parameter.shape and tensor.dim() > 0:
+                        yield tensor, torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
 
 
 def _check(name: str, part: Stateful, saved: Any) -> None:
@@ -104,16 +155,15 @@ def _leaves(value: Any, name: str) -> dict[str, Tensor]:
     return {path: leaf for key, item in members for path, leaf in _leaves(item, key).items()}
 
 
-def _cloned(tensors: Mapping[str, Tensor], state: Any) -> dict[str, Tensor]:
+def _arrays(state: Any, tensors: Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors that were numpy arrays."""
     if isinstance(state, list):
-        return {name: tensor for item in state for name, tensor in _cloned(tensors, item).items()}
+        return {name for item in state for name in _arrays(item, tensors)}
     if not isinstance(state, dict):
-        return {}
-    if (name := state.get("$tensor")) is not None and name in tensors:
-        return {name: tensors[name].clone()}
-    if (name := state.get("$array")) is not None and name in tensors:
-        return {name: tensors[name]}
-    return _cloned(tensors, list(state.values()))
+        return set()
+    if (name := state.get("$array")) is not None:
+        return {name} & tensors.keys() if isinstance(name, str) else set()
+    return _arrays(list(state.values()), tensors)
 
 
 def _show(tensor: Tensor) -> str:

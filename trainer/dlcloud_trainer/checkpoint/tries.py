@@ -32,6 +32,28 @@ def persist(act: Callable[[], T], *, until: float, stop: threading.Event | None 
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
+class Aside:
+    """`act` on a thread of its own, begun at once."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for its end; raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._act()
+        except BaseException as error:
+            self._error = error
+
+
 def in_parallel(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
     """`act` of every item, in order; after the first error nothing more begins, and that error is raised."""
     if len(items) <= 1 or threads <= 1:

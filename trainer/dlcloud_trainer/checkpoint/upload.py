@@ -1,6 +1,6 @@
-"""A staged buffer to the store: slices side by side, then the manifest; and the thread that does it.
+"""A state to the store: slices side by side, then the manifest; and the thread that does it.
 
-May import objects, layout, staging and tries. Never a multipart upload, never an overwritten slice.
+May import objects, layout, draft and tries. Never a multipart upload, never an overwritten slice.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import time
 import zlib
 from collections.abc import Callable
 
-from torch import Tensor
-
 from ..objects import AlreadyExists, Objects
+from .draft import Source
 from .errors import UploadFailed
 from .layout import Manifest, Slice, manifest_key, slice_key
-from .staging import as_memory
 from .tries import in_parallel, persist
 
 MIB = 1 << 20
@@ -23,28 +21,28 @@ THREADS = 4
 SMALLEST, LARGEST = 16 * MIB, 64 * MIB
 
 
-def slice_size(size_bytes: int) -> int:
-    """Bytes of a slice, 16 to 64 MiB: eight slices keep four threads evenly busy."""
-    return max(SMALLEST, min(LARGEST, -(-size_bytes // (2 * THREADS * MIB)) * MIB))
+def slice_size(size_bytes: int, waits: bool = False) -> int:
+    """Bytes of a slice, 16 to 64 MiB: eight slices keep four threads evenly busy. Where a slice is a piece of memory
+    there is little of (`waits`), the smallest."""
+    return SMALLEST if waits else max(SMALLEST, min(LARGEST, -(-size_bytes // (2 * THREADS * MIB)) * MIB))
 
 
 def put_slices(
-    objects: Objects, folder: str, flat: Tensor, *, until: float, stop: threading.Event
+    objects: Objects, folder: str, source: Source, *, until: float, stop: threading.Event
 ) -> tuple[Slice, ...]:
-    """Upload `flat` (uint8, 1-d) below `folder`; raises the store's error when it stays unreachable until `until`."""
-    whole = as_memory(flat)
-    step = slice_size(len(whole))
+    """Upload `source` below `folder`; raises the store's error when it stays unreachable until `until`."""
+    step = slice_size(source.size_bytes, source.waits)
 
     def put(index: int) -> Slice:
         if stop.is_set():
             raise UploadFailed("the upload was given up")
-        view = whole[index * step : (index + 1) * step]
         key = slice_key(folder, index)
-        crc = zlib.crc32(view)
-        persist(lambda: objects.put(key, view), until=until, stop=stop)
-        return Slice(key, len(view), crc)
+        with source.read(index * step, min((index + 1) * step, source.size_bytes)) as view:
+            crc = zlib.crc32(view)
+            persist(lambda: objects.put(key, view), until=until, stop=stop)
+            return Slice(key, len(view), crc)
 
-    return tuple(in_parallel(put, range(-(-len(whole) // step)), THREADS))
+    return tuple(in_parallel(put, range(-(-source.size_bytes // step)), THREADS))
 
 
 def put_manifest(objects: Objects, manifest: Manifest, *, until: float, stop: threading.Event) -> str:
