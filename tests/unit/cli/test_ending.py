@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dlcloud.ending import RunFacts, ending_lines
-from dlcloud.run import RunOptions
 from dlcloud.view.snapshot import Snapshot
 from dlcloud_operator.api import CheckpointStatus, Failure, Outcome, Phase, Progress
 
@@ -15,7 +14,7 @@ T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PREFIX = "s3://checkpoints/default/digits/uid-1/"
 SAVED = CheckpointStatus(step=40, uri=f"{PREFIX}manifests/000000000040-000001.json", committed_at=T0)
 LAST = Snapshot("digits", T0, T0 + timedelta(seconds=42), progress=Progress(step=50, loss=0.25), log=("a", "b"))
-FACTS = RunFacts(Path("/runs/digits"), ("dlcloud", "run", "my job.yaml", "--local"), checkpoints=True)
+FACTS = RunFacts(Path("/runs/digits"), ("dlcloud", "resume", "digits-1"), checkpoints=True)
 
 
 def test_success_names_the_metrics_and_the_checkpoint() -> None:
@@ -56,19 +55,27 @@ def test_output_that_was_seen_is_not_shown_again() -> None:
 def test_a_stopped_run_tells_the_command_that_goes_on() -> None:
     lines = ending_lines(replace(LAST, phase=Phase.SUSPENDED, checkpoint=SAVED), 130, FACTS)
     assert lines[0] == "Stopped by Ctrl-C after 42s at step 50"
-    assert f"go on with: dlcloud run 'my job.yaml' --local --set resumeFrom={PREFIX}" in lines
+    assert lines[1:3] == [f"saved: step 40 at {SAVED.uri}", "go on with: dlcloud resume digits-1"]
 
 
 def test_a_stopped_run_without_checkpoint_says_that_nothing_is_saved() -> None:
-    assert "no checkpoint was written" in ending_lines(replace(LAST, phase=Phase.SUSPENDED), 130, FACTS)
+    lines = ending_lines(replace(LAST, phase=Phase.SUSPENDED), 130, FACTS)
+    assert lines[1:3] == ["no checkpoint was written: nothing was saved", "begin again with: dlcloud resume digits-1"]
     without = ending_lines(LAST, 130, replace(FACTS, checkpoints=False))
     assert "the job has no spec.checkpoint: nothing was saved" in without
 
 
-def test_the_command_that_goes_on_keeps_the_options_but_an_old_resume_from() -> None:
-    options = RunOptions(
-        Path("j.yaml"), workers=3, settings=("parameters.epochs=3", "resumeFrom=s3://old/"), store=Path("/s")
+def test_a_failed_run_names_the_command_for_after_its_mending() -> None:
+    lines = ending_lines(replace(LAST, phase=Phase.FAILED, checkpoint=SAVED), 1, FACTS)
+    assert "after mending that, go on with: dlcloud resume digits-1" in lines
+
+
+def test_a_run_suspended_from_elsewhere_says_by_what() -> None:
+    assert ending_lines(replace(LAST, phase=Phase.SUSPENDED), 4, FACTS)[0].startswith("Stopped by dlcloud suspend")
+
+
+def test_a_job_of_a_cluster_has_its_output_behind_a_command() -> None:
+    facts = replace(FACTS, run_dir=None, output="dlcloud logs digits")
+    assert (
+        ending_lines(replace(LAST, phase=Phase.SUCCEEDED), 0, facts)[-1] == "output of the workers: dlcloud logs digits"
     )
-    assert options.command()[-9:] == [
-        "run", "j.yaml", "--local", "--workers", "3", "--set", "parameters.epochs=3", "--store", "/s",
-    ]  # fmt: skip

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcloud.history import curve_of, read_checkpoints
-from dlcloud.metrics import Record, merge, parse_part, read_records, restarts
+from dlcloud.history import curve_of, read_checkpoints, read_head, read_listed
+from dlcloud.metrics import Metric, MetricsReader, Record, merge, parse_part, read_records, restarts
 from dlcloud.objects import open_reader
 from dlcloud.sabotage import rank_pids
 
@@ -73,14 +73,45 @@ def store(folder: Path) -> str:
 def test_the_curve_of_a_store_has_all_rounds_and_marks(tmp_path: Path) -> None:
     reader = open_reader(store(tmp_path), None)
     curve = curve_of(read_records(reader), read_checkpoints(reader))
-    assert [step for step, _ in curve.loss] == [1, 2, 3, 4, 5]
-    assert curve.accuracy == [(3, 0.5), (5, 1.0)]
+    assert [step for step, _ in curve.series[Metric("train", "loss")]] == [1, 2, 3, 4, 5]
+    assert curve.series[Metric("validation", "accuracy")] == [(3, 0.5), (5, 1.0)]
     assert (curve.restarts, curve.checkpoints) == ([3], [2])
 
 
 def test_a_checkpoint_whose_manifest_is_gone_is_not_listed(tmp_path: Path) -> None:
     (saved,) = read_checkpoints(open_reader(store(tmp_path), None))
     assert (saved.step, saved.size_bytes) == (2, 2048)
+
+
+def test_a_part_is_read_again_only_when_it_has_grown(tmp_path: Path) -> None:
+    store(tmp_path)
+    read: list[str] = []
+    inner = open_reader(f"file://{tmp_path}/", None)
+
+    class Counting:
+        list = staticmethod(inner.list)
+
+        def read(self, key: str) -> bytes | None:
+            read.append(key)
+            return inner.read(key)
+
+    reader = MetricsReader(Counting())
+    assert len(reader.records()) == 8
+    with (tmp_path / "metrics/000002/000000.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 6, "loss": 0.1}\n')
+    assert len(reader.records()) == 9
+    assert sorted(read) == [f"metrics/{n:06d}/000000.jsonl" for n in (1, 2, 2)]
+
+
+def test_a_head_is_told_from_none_and_from_a_damaged_one(tmp_path: Path) -> None:
+    reader = open_reader(store(tmp_path), None)
+    listed = read_head(reader)
+    assert listed is not None
+    assert [read_listed(reader, entry).size_bytes for entry in listed] == [None, 2048]
+    (tmp_path / "head.json").write_text("{")
+    assert read_head(reader) is None
+    (tmp_path / "head.json").unlink()
+    assert read_head(reader) == []
 
 
 def test_an_empty_prefix_has_no_checkpoints(tmp_path: Path) -> None:

@@ -233,3 +233,16 @@ def test_a_newer_checkpoint_counts_even_at_a_lower_step() -> None:
     saved = track.snapshot(at(3)).checkpoint
     assert saved is not None
     assert saved.step == 30
+
+
+def test_a_store_in_trouble_is_told_by_its_warning_and_its_end_and_by_no_line_more() -> None:
+    track, plain = tracker(), PlainLines(show_log=False)
+    track.job(job(message="training on 2 workers"))
+    said(plain, *(track.snapshot(at(i / 5)) for i in range(10)))
+    track.events([EventLine(at(3), "CheckpointUploadFailed", "the store is away", warning=True)])
+    track.job(job(message="training on 2 workers; the store is away"))
+    lines = said(plain, *(track.snapshot(at(3 + i / 5)) for i in range(10)))
+    track.events([EventLine(at(6), "Recovered", "checkpoints are saved again")])
+    track.job(job(message="training on 2 workers"))
+    lines += said(plain, *(track.snapshot(at(6 + i / 5)) for i in range(10)))
+    assert lines == ["CheckpointUploadFailed: the store is away", "Recovered: checkpoints are saved again"]

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from dlcloud_operator.api import Member, Phase, RoundStatus, TrainingJobSpec, TrainingJobStatus
+from dlcloud_operator.api import (
+    Encryption,
+    EncryptionType,
+    Member,
+    Phase,
+    RoundStatus,
+    TrainingJobSpec,
+    TrainingJobStatus,
+)
 from dlcloud_operator.api.parameters import fill_defaults
 from dlcloud_operator.engine.assignment import instruction_for, is_news
 
@@ -61,10 +69,17 @@ def test_the_settings_carry_the_defaults_and_the_jobs_own_prefix() -> None:
             "uri": "s3://checkpoints/default/mnist/job-uid/", "everySeconds": 7, "keepLast": 3, "keepBest": 1
         },
         "resumeFrom": "",
-        "objectStore": {"endpoint": "http://127.0.0.1:8333", "region": "us-east-1"},
+        "objectStore": {"endpoint": "http://127.0.0.1:8333", "region": "us-east-1", "encryption": None},
     }  # fmt: skip
     assert told["job"]["parameters"]["epochs"] == 2
     assert len(told["job"]["parameters"]) > 1
+
+
+def test_the_settings_carry_how_the_server_shall_encrypt() -> None:
+    store = CNN.object_store.model_copy(update={"encryption": Encryption(type=EncryptionType.SSE_KMS, kms_key_id="k")})
+    told = instruction_for(job_view(spec=CNN.model_copy(update={"object_store": store}), status=RUNNING), "u0")
+    assert told is not None
+    assert told["job"]["objectStore"]["encryption"] == {"type": "SSE-KMS", "kmsKeyId": "k"}
 
 
 def test_a_script_job_is_told_its_command_and_no_checkpoint() -> None:

@@ -200,3 +200,8 @@ def test_a_termination_message_gives_the_results_on_our_clock() -> None:
 def test_a_termination_message_of_somebody_else_is_refused() -> None:
     with pytest.raises(BadMessage):
         parse_termination("Killed", T0)
+
+
+def test_the_end_of_a_warning_is_understood() -> None:
+    report = parse(warnings=[{"reason": "SlowStore", "message": "fast again", "at": SENT, "over": True}])
+    assert [(one.reason, one.over) for one in report.warnings] == [("SlowStore", True)]
