@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -24,12 +24,15 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.dis
 from torch.nn.parallel import DistributedDataParallel
 
 from .assignment import Assignment, Place
-from .checkpoint import Restored
+from .checkpoint import Restored, Stateful
+from .checkpoint.spread import Spread
+from .checkpoint.state import Target
 from .errors import PeerLost, StaleRound
 from .lifeline import Lifeline, connections
 
 NONCE_KEY = "dlcloud/nonce"
 POLL_S = 0.005
+PIECE_BYTES = 16 << 20
 COLLECTIVE_LIMIT_S = 3600.0  # the operator's step limit comes first; this one is for a pod whose operator is gone
 SIOCGIFADDR = 0x8915
 
@@ -66,23 +69,41 @@ class Group:
         if self._lifeline is not None:
             self._lifeline.release()
 
-    def share(self, restored: Restored | None) -> Restored | None:
-        """Rank 0's restored state on every rank."""
+    def share(self, restored: Restored | None, parts: Mapping[str, Stateful]) -> None:
+        """Rank 0's restored state, if there is one, into every rank's parts: in pieces, so that no rank ever holds it
+        twice.
+        """
         if self.alone:
-            return restored
-        header, flat = (b"", torch.empty(0, dtype=torch.uint8)) if restored is None else restored.pack()
-        sizes = torch.tensor([len(header), flat.numel()])
-        dist.broadcast(sizes, 0)
-        header_size, flat_size = sizes.tolist()
-        if header_size == 0:
-            return None
-        if self.rank != 0:
-            flat = torch.empty(flat_size, dtype=torch.uint8)
-        text = torch.frombuffer(bytearray(header or header_size), dtype=torch.uint8)
+            return
+        header = b"" if restored is None else restored.header()
+        size = torch.tensor([len(header)])
+        dist.broadcast(size, 0)
+        if size.item() == 0:
+            return
+        text = torch.frombuffer(bytearray(header or int(size.item())), dtype=torch.uint8)
         dist.broadcast(text, 0)
-        if flat_size:
-            dist.broadcast(flat, 0)
-        return restored if self.rank == 0 else Restored.unpack(text.numpy().tobytes(), flat)
+        target = Target(parts)
+        if restored is None:
+            restored = Restored.announced(text.numpy().tobytes(), target.place)
+        row = Spread(restored.tensors, restored.specs)
+        buffer = torch.empty(min(PIECE_BYTES, row.size_bytes), dtype=torch.uint8)
+        for start in range(0, row.size_bytes, PIECE_BYTES):
+            piece = buffer[: row.size_bytes - start]
+            if self.rank == 0:
+                row.gather(start, piece)
+            dist.broadcast(piece, 0)
+            if self.rank != 0:
+                row.scatter(start, piece)
+        if self.rank != 0:
+            target.finish()
+
+    def align(self, model: nn.Module) -> None:
+        """Rank 0's buffers (running statistics) on every rank: those a checkpoint has. DDP does it before each forward
+        of a training, and leaves the ranks different after the last one.
+        """
+        if not self.alone:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward averages the gradients over all ranks. Every rank already has the same weights."""
@@ -95,31 +116,46 @@ class Group:
 
 @dataclass(frozen=True)
 class Agreed(Generic[T]):
-    """What all ranks know about an earlier step. `loss` is the mean over its samples, None when nobody asked."""
+    """What all ranks know about an earlier step. `loss` is the mean over its samples, None when nobody asked; `pause`:
+    somebody keeps the others waiting before the next step.
+    """
 
     stop: bool
+    pause: bool
     loss: float | None
     about: T
 
 
 class Agreement(Generic[T]):
-    """Tells every rank, one step later, whether any of them wants to stop: so all stop after the same step, and no step
-    waits.
+    """Tells every rank, one step later, whether any of them wants to stop or to pause: so all do after the same step,
+    and no step waits.
     """
 
     def __init__(self, group: Group) -> None:
         self._group = group
         self._pending: tuple[dist.Work | None, Tensor, bool, T] | None = None
 
-    def exchange(self, *, stop: bool, loss: Tensor | None, about: T) -> Agreed[T] | None:
+    def exchange(self, *, stop: bool, pause: bool, loss: Tensor | None, about: T) -> Agreed[T] | None:
         """Say something about this step, and hear about the one before (None at the first). Reading a loss on a GPU
         waits for it.
         """
-        values = torch.tensor([float(stop), 0.0 if loss is None else loss.item()], dtype=torch.float64)
+        values = torch.tensor([stop, pause, 0.0 if loss is None else loss.item()], dtype=torch.float64)
         work = None if self._group.alone else dist.all_reduce(values, async_op=True)
         before = self.settle()
         self._pending = (work, values, loss is not None, about)
         return self.settle() if self._group.alone else before
+
+    def ahead(self) -> Agreed[T] | None:
+        """Hear the last step's loss before the next one; whether to stop or to pause is left for `exchange`, which does
+        not tell this loss again.
+        """
+        if self._pending is None:
+            return None
+        work, values, has_loss, about = self._pending
+        if work is not None:
+            work.wait()
+        self._pending = (None, values, False, about)
+        return Agreed(False, False, values[2].item() / self._group.world_size if has_loss else None, about)
 
     def settle(self) -> Agreed[T] | None:
         """Hear about the last step said, None when it was heard."""
@@ -128,8 +164,8 @@ class Agreement(Generic[T]):
         (work, values, has_loss, about), self._pending = self._pending, None
         if work is not None:
             work.wait()
-        stop, loss = values.tolist()
-        return Agreed(stop > 0, loss / self._group.world_size if has_loss else None, about)
+        stop, pause, loss = values.tolist()
+        return Agreed(stop > 0, pause > 0, loss / self._group.world_size if has_loss else None, about)
 
 
 def choose_device(place: Place) -> torch.device:

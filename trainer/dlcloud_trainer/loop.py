@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .assignment import Assignment, Place
-from .checkpoint import Stateful, restore_into
-from .distributed import Agreement, Group, choose_device, join
+from .checkpoint import Stateful
+from .distributed import Agreed, Agreement, Group, choose_device, join
 from .drain import Drain
 from .events import Events, Heartbeat
 from .progress import Ledger, Reporter, StepRecord
@@ -48,12 +48,11 @@ def train(
     task = workload.make_task(parameters, device)
     ledger = Ledger()
     parts: dict[str, Stateful] = {"model": task.model, "optimizer": task.optimizer, "ledger": ledger}
+    saver.restore_into(parts)
 
     group = join(assignment, place, device, on_lost)
     drain.take_charge()
-    restored = group.share(saver.restored())
-    if restored is not None:
-        restore_into(parts, restored.tensors, restored.state)
+    group.share(saver.restored(), parts)
     model = group.wrap(task.model)
     schedule = Schedule(len(data.train[0]), parameters.batch_size, parameters.epochs)
     feed = Feed(tuple(part.to(device) for part in data.train), parameters.seed, schedule, place)
@@ -68,7 +67,7 @@ def train(
     if not nothing_to_do and not group.alone:
         rehearse(task, model, feed, ledger.samples)
     task.model.train()
-    first, stopped = True, False
+    first, stopped, paused = True, False, False
 
     while not stopped:
         if ledger.samples % schedule.samples == 0 and ledger.validated_epochs < schedule.epoch(ledger.samples):
@@ -79,13 +78,23 @@ def train(
             ledger.best = score if is_best else ledger.best
             reporter.evaluated("validation", means)
             if is_best and saver.keeps_best:
+                tell_loss(reporter, agreement.ahead())  # the records of what is saved: nobody makes these steps again
                 # The others wait for rank 0, which may have to wait for an upload.
                 with heartbeat.alive(ledger.step, assignment.checkpoint_s):
-                    saver.save(parts, step=ledger.step, samples=ledger.samples, metric=score, wait=True)
+                    saver.save(
+                        parts, step=ledger.step, samples=ledger.samples, metric=score, wait=True, unless_troubled=True
+                    )
                     group.barrier()
         if ledger.samples >= schedule.total_samples:
             break
-        if saver.due():
+        due = saver.due()
+        if paused or due:
+            tell_loss(reporter, agreement.ahead())
+        if paused:  # rank 0 has no memory for a copy of the state, and the others wait for its upload
+            with heartbeat.alive(ledger.step, assignment.checkpoint_s):
+                saver.save(parts, step=ledger.step, samples=ledger.samples)
+                group.barrier()
+        elif due:
             saver.save(parts, step=ledger.step, samples=ledger.samples)
 
         rate = learning_rate(parameters, ledger.samples / schedule.total_samples)
@@ -106,18 +115,15 @@ def train(
         record = reporter.describe_step(rate, logged=logged)
         # On a CPU a loss costs nothing to read; on a GPU reading waits for the step, so only a logged one is read.
         told = loss.detach() if logged or device.type == "cpu" else None
-        agreed = agreement.exchange(stop=drain.asked, loss=told, about=record)
+        agreed = agreement.exchange(stop=drain.asked, pause=saver.pause_due(), loss=told, about=record)
         if agreed is not None:
-            stopped = agreed.stop
-            if agreed.loss is not None:
-                reporter.loss_known(agreed.about, agreed.loss)
+            stopped, paused = agreed.stop, agreed.pause
+        tell_loss(reporter, agreed)
         if first:
             saver.prepare(parts)  # the optimiser has its state now
             first = False
 
-    last = agreement.settle()
-    if last is not None and last.loss is not None:
-        reporter.loss_known(last.about, last.loss)
+    tell_loss(reporter, agreement.settle())
     if stopped:
         group.part()
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
@@ -131,6 +137,12 @@ def train(
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
         saver.finish(must_be_saved=not stopped)
     return not stopped
+
+
+def tell_loss(reporter: Reporter, agreed: Agreed[StepRecord] | None) -> None:
+    """Pass on what is known of a step's loss, if anything is."""
+    if agreed is not None and agreed.loss is not None:
+        reporter.loss_known(agreed.about, agreed.loss)
 
 
 class Feed:
@@ -181,6 +193,7 @@ def evaluate(task: Task, part: Batch, group: Group, heartbeat: Heartbeat, step: 
     mine = share(range(len(part[0])), group.world_size, group.rank)
     chosen = mine or range(1)  # a rank without a share measures one sample and counts none
     totals: dict[str, Tensor] = {}
+    group.align(task.model)
     task.model.eval()
     with torch.no_grad():
         for start in range(chosen.start, chosen.stop, EVALUATION_BATCH):

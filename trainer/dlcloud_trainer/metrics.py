@@ -14,6 +14,7 @@ from typing import Any
 
 from .events import finite, time_text
 
+NOT_WRITTEN = "MetricsNotWritten"
 EVERY_S = 2.0
 PART_BYTES = 256 * 1024
 RETRY_S = 5.0
@@ -27,20 +28,24 @@ def part_key(round: int, part: int) -> str:
 
 
 class MetricsLog:
-    """Records of one round. `put(key, data)` writes an object; `warn(reason, message)` is called once per trouble."""
+    """Records of one round. `put(key, data)` writes an object; `warn(reason, message)` is called once per trouble,
+    `recovered(reason)` after the first write and after each trouble."""
 
     def __init__(
         self,
         put: Callable[[str, bytes], object],
         round: int,
         warn: Callable[[str, str], None],
+        recovered: Callable[[str], None] = lambda reason: None,
         part_bytes: int = PART_BYTES,
     ) -> None:
-        self._put, self._round, self._warn, self._part_bytes = put, round, warn, part_bytes
+        self._put, self._round, self._part_bytes = put, round, part_bytes
+        self._warn, self._recovered = warn, recovered
         self._parts: list[bytearray] = []  # those not yet written whole; the last one grows
         self._first = 0  # number of the first of them
         self._changed = threading.Condition()
-        self._dirty = self._closing = self._told = False
+        self._dirty = self._closing = self._told = self._well = self._hurried = False
+        self._recorded = self._stored = 0  # records so far, and those of them that lie in the store
         self._thread: threading.Thread | None = None
 
     def write(self, kind: str, **fields: Any) -> None:
@@ -52,9 +57,18 @@ class MetricsLog:
                 self._parts.append(bytearray())
             self._parts[-1] += line
             self._dirty = True
+            self._recorded += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
                 self._thread.start()
+
+    def flush(self, limit_s: float) -> bool:
+        """Write what was recorded so far; False when that takes longer than `limit_s`, or the store was away before."""
+        with self._changed:
+            asked = self._recorded
+            self._hurried = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._stored >= asked or self._told, limit_s) and not self._told
 
     def close(self, limit_s: float) -> None:
         """Write what is left, for at most `limit_s`."""
@@ -68,7 +82,8 @@ class MetricsLog:
         pause_s, last = EVERY_S, False
         while not last:
             with self._changed:
-                last = self._changed.wait_for(lambda: self._closing, pause_s)
+                self._changed.wait_for(lambda: self._closing or (self._hurried and not self._told), pause_s)
+                last, self._hurried = self._closing, False
             for _ in range(CLOSING_TRIES if last else 1):
                 written = self._write_parts()
                 if written:
@@ -82,7 +97,7 @@ class MetricsLog:
             if not self._dirty:
                 return True
             pending = [(self._first + index, bytes(part)) for index, part in enumerate(self._parts)]
-            self._dirty = False
+            self._dirty, recorded = False, self._recorded
         for number, data in pending:
             try:
                 self._put(part_key(self._round, number), data)
@@ -93,12 +108,19 @@ class MetricsLog:
                 if number < self._first + len(self._parts) - 1:  # a later part was begun: this one is whole
                     del self._parts[0]
                     self._first += 1
-        self._told = False
+        if not self._well:
+            self._recovered(NOT_WRITTEN)
+        with self._changed:
+            self._told, self._well, self._stored = False, True, recorded
+            self._changed.notify_all()
         return True
 
     def _failed(self, error: Exception) -> None:
         with self._changed:
             self._dirty = True
+        self._well = False
         if not self._told:
-            self._told = True
-            self._warn("MetricsNotWritten", f"records are kept and written later: {error}")
+            with self._changed:
+                self._told = True
+                self._changed.notify_all()
+            self._warn(NOT_WRITTEN, f"{error}; training goes on, its metrics are kept and written later")

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from .assignment import Assignment
 from .checkpoint import Checkpointer, CheckpointSettings, Committed, Restored, Stateful, collect
-from .checkpoint.errors import StoreUnusable, UploadFailed
-from .errors import NotSaved
+from .checkpoint.errors import StoreUnreachable, StoreUnusable, UploadFailed
+from .checkpoint.trouble import UPLOAD_FAILED
+from .errors import NotSaved, StoreAway
 from .events import Events
 from .metrics import MetricsLog
+from .troubles import Troubles
 
+T = TypeVar("T")
 RECORDS_LIMIT_S = 5.0
+RETRY_S = 10.0  # after a failed upload the next save comes so soon, however rare saves are
+PART_OF_INIT = 0.75  # of limits.init a later round waits for a store that is away; the rest is for the first step
+LONGEST_PAUSE_S = 2.0
+STORE_AWAY = "StoreUnreachable"
 
 
 class Saver:
@@ -29,10 +36,15 @@ class Saver:
         self._records: MetricsLog | None = None
         self._thread: threading.Thread | None = None
         self._restored: Restored | None = None
+        self._parts: Mapping[str, Stateful] = {}
+        self._parts_known = threading.Event()
         self._error: BaseException | None = None
         self._every_s = float("inf")
         self._saved_at = time.monotonic()
         self._limit_s = assignment.checkpoint_s
+        self._events, self._troubles = events, Troubles(events, inherited=assignment.round > 1)
+        # The first round has a user who waits for an answer; in a later one the store was fit before.
+        self._patience_s = PART_OF_INIT * assignment.init_s if assignment.round > 1 else 0.0
         plan = assignment.job.checkpoint
         self.keeps_best = plan is not None and plan.keep_best > 0  # on every rank
         if plan is None or not active:
@@ -40,10 +52,16 @@ class Saver:
         self._every_s = plan.every_seconds
         settings = _settings(assignment, seed)
         checkpointer = self._checkpointer = Checkpointer(
-            settings, on_commit=lambda commit: _tell(events, commit), on_warning=events.warning
+            settings,
+            on_commit=self._committed,
+            on_warning=self._troubles.warn,
+            before_commit=self._flush_records,
         )
         self._records = MetricsLog(
-            lambda key, data: checkpointer.store.put(key, data), assignment.round, events.warning
+            lambda key, data: checkpointer.store.put(key, data),
+            assignment.round,
+            self._troubles.warn,
+            lambda reason: self._troubles.over(reason, "the metrics are written again"),
         )
 
     def begin(self) -> None:
@@ -52,8 +70,14 @@ class Saver:
             self._thread = threading.Thread(target=self._take_over, name="take-over", daemon=True)
             self._thread.start()
 
+    def restore_into(self, parts: Mapping[str, Stateful]) -> None:
+        """Say where the checkpoint belongs: it is read there in `begin`'s thread, so leave them alone until
+        `restored`."""
+        self._parts = parts
+        self._parts_known.set()
+
     def restored(self) -> Restored | None:
-        """What `begin` found; raises what it raised."""
+        """What `begin` found and read into the parts; raises what it raised."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -68,23 +92,45 @@ class Saver:
             self._checkpointer.prepare(collect(parts)[0])
 
     def due(self) -> bool:
-        """Whether to save now: it is time, and no upload runs. Raises what ended checkpointing; cheap."""
+        """Whether to save now, in the background: it is time, and no upload runs. Raises what ended checkpointing;
+        cheap."""
+        return self._due(blocks=False)
+
+    def pause_due(self) -> bool:
+        """The same for a save that keeps all ranks waiting for its upload: True once, the save itself comes later."""
+        due = self._due(blocks=True)
+        if due:
+            self._saved_at = time.monotonic()
+        return due
+
+    def _due(self, *, blocks: bool) -> bool:
         if self._checkpointer is None:
             return False
         self._checkpointer.check()
+        every_s = min(self._every_s, RETRY_S) if self._checkpointer.troubled else self._every_s
         # While an upload runs a save would only collect the state, step after step, and do nothing with it.
-        return time.monotonic() - self._saved_at >= self._every_s and not self._checkpointer.busy
+        due = time.monotonic() - self._saved_at >= every_s and not self._checkpointer.busy
+        return due and self._checkpointer.blocks is blocks
 
     def save(
-        self, parts: Mapping[str, Stateful], *, step: int, samples: int, metric: float | None = None, wait: bool = False
+        self,
+        parts: Mapping[str, Stateful],
+        *,
+        step: int,
+        samples: int,
+        metric: float | None = None,
+        wait: bool = False,
+        unless_troubled: bool = False,
     ) -> None:
         """Copy the state and upload it in the background; while an upload runs nothing happens, or with `wait` it is
-        awaited first.
+        awaited first: with `unless_troubled` only as long as it gets on.
         """
         if self._checkpointer is None:
             return
         tensors, state = collect(parts)
-        if self._checkpointer.save(tensors, state, step=step, samples=samples, metric=metric, wait=wait):
+        if self._checkpointer.save(
+            tensors, state, step=step, samples=samples, metric=metric, wait=wait, unless_troubled=unless_troubled
+        ):
             self._saved_at = time.monotonic()
 
     def record(self, kind: str, **fields: Any) -> None:
@@ -118,13 +164,48 @@ class Saver:
     def _take_over(self) -> None:
         assert self._checkpointer is not None
         try:
-            self._restored = self._checkpointer.take_over()
+            self._restored = self._insist(self._go_on)
         except BaseException as error:
             self._error = error
 
+    def _go_on(self) -> Restored | None:
+        assert self._checkpointer is not None
+        if not self._checkpointer.claim():
+            return None
+        self._parts_known.wait()
+        return self._checkpointer.restore(self._parts)
 
-def _tell(events: Events, commit: Committed) -> None:
-    events.checkpoint(commit.step, commit.uri, commit.committed_at, commit.size_bytes)
+    def _insist(self, take_over: Callable[[], T]) -> T:
+        """The result of `take_over`, tried again while the store is away: not in the first round, and within
+        `limits.init`."""
+        began, pause_s = time.monotonic(), 0.1
+        while True:
+            try:
+                result = take_over()
+            except StoreUnreachable as error:
+                waited_s = time.monotonic() - began
+                if not self._patience_s:
+                    raise
+                if waited_s >= self._patience_s:
+                    raise StoreAway(f"waited {waited_s:.0f} s for the last checkpoint: {error}") from None
+                self._troubles.warn(
+                    STORE_AWAY,
+                    f"the round waits for its checkpoint: {error} (tried again for {self._patience_s:.0f} s)",
+                )
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                self._troubles.over(STORE_AWAY, "the store of the checkpoints answers again")
+                return result
+
+    def _flush_records(self) -> None:
+        # Steps before a checkpoint are never made again: records of theirs that are lost now would be lost for good.
+        if self._records is not None:
+            self._records.flush(RECORDS_LIMIT_S)
+
+    def _committed(self, commit: Committed) -> None:
+        self._events.checkpoint(commit.step, commit.uri, commit.committed_at, commit.size_bytes)
+        self._troubles.over(UPLOAD_FAILED, f"checkpoints are saved again (step {commit.step})")
 
 
 def _settings(assignment: Assignment, seed: int) -> CheckpointSettings:
@@ -138,6 +219,8 @@ def _settings(assignment: Assignment, seed: int) -> CheckpointSettings:
         endpoint=job.store.endpoint,
         region=job.store.region,
         ca_file=job.store.ca_file,
+        encryption=job.store.encryption,
+        kms_key_id=job.store.kms_key_id,
         round=assignment.round,
         nonce=assignment.nonce,
         world_size=assignment.world_size,

@@ -327,3 +327,15 @@ def test_a_rank_that_cannot_be_started_fails_with_the_reason() -> None:
     state.on_assignment(assignment(1), at(1))
     state.on_launch_failed(RankId(1, 0), "fork: Cannot allocate memory", at(1))
     assert state.ledger.results[0].message == "fork: Cannot allocate memory"
+
+
+def test_the_end_of_a_warning_takes_its_place() -> None:
+    state = running_state(workload=True)
+    state.on_event(RankId(1, 0), {"event": "warning", "reason": "CheckpointUploadFailed", "message": "no"}, at(2))
+    state.on_event(RankId(1, 0), {"event": "recovered", "reason": "CheckpointUploadFailed", "message": "yes"}, at(3))
+    assert state.report(3)["warnings"] == [
+        {"reason": "CheckpointUploadFailed", "message": "yes", "at": "2023-11-14T22:13:23.000000Z", "over": True}
+    ]
+    state.on_event(RankId(1, 0), {"event": "warning", "reason": "CheckpointUploadFailed", "message": "again"}, at(4))
+    (warning,) = state.report(4)["warnings"]
+    assert warning["message"] == "again" and "over" not in warning

@@ -36,6 +36,12 @@ def test_the_assignment_of_the_protocol_is_read() -> None:
     assert (assignment.job.data_uri, assignment.job.parameters) == ("builtin://digits", {"epochs": 10})
 
 
+def test_how_the_server_shall_encrypt_is_read() -> None:
+    store = {"endpoint": "", "region": "eu-1", "encryption": {"type": "SSE-KMS", "kmsKeyId": "k"}}
+    found = parse(job=example()["job"] | {"objectStore": store}).job.store
+    assert found == StoreAddress("", "eu-1", encryption="SSE-KMS", kms_key_id="k")
+
+
 def test_keys_of_a_newer_operator_are_ignored() -> None:
     assert parse(somethingNew=[1]).round == 3
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch.distributed as dist
 
-from dlcloud_trainer.checkpoint.errors import Fenced, StateMismatch, StoreUnusable
-from dlcloud_trainer.errors import InvalidInput, NotSaved, PeerLost, StaleRound
+from dlcloud_trainer.checkpoint.errors import Fenced, StateMismatch, StoreUnusable, UploadFailed
+from dlcloud_trainer.errors import InvalidInput, NotSaved, PeerLost, StaleRound, StoreAway
 from dlcloud_trainer.exits import judge
 from dlcloud_trainer.objects import BucketMissing
 
@@ -103,3 +103,13 @@ def test_anything_else_is_an_error_with_a_traceback(error: BaseException, draini
     ending = judge(error, draining=draining)
     assert (ending.code, ending.outcome, ending.expected) == (1, "Error", False)
     assert type(error).__name__ in ending.message
+
+
+def test_a_store_that_takes_no_checkpoints_for_too_long_ends_the_job() -> None:
+    ending = judge(UploadFailed("no checkpoint could be saved for 900 s"), draining=False)
+    assert (ending.code, ending.outcome, ending.expected) == (77, "StoreUnusable", True)
+
+
+def test_a_store_that_is_away_in_a_later_round_is_worth_another_round() -> None:
+    ending = judge(StoreAway("waited 90 s for the last checkpoint: ..."), draining=False)
+    assert (ending.code, ending.outcome, ending.expected) == (1, "Error", True)

@@ -104,3 +104,43 @@ def test_numbers_that_are_not_finite_are_left_out() -> None:
     log.close(5)
     (record,) = store.records()
     assert "loss" not in record
+
+
+def test_the_end_of_a_trouble_is_told_and_a_later_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "EVERY_S", 0.02)
+    monkeypatch.setattr(metrics, "RETRY_S", 0.02)
+    store = Store(failures=2)
+    log = MetricsLog(store.put, 1, store.warn, lambda reason: store.warnings.append(f"no more {reason}"))
+    for step in (1, 2):
+        with store.changed:
+            log.write("train", step=step)
+            assert store.changed.wait_for(lambda step=step: len(store.puts) >= 3 * step, 10)  # type: ignore[misc]
+        give_up = time.monotonic() + 10
+        while len(store.warnings) < 2 * step and time.monotonic() < give_up:
+            time.sleep(0.01)
+        store.failures = 2
+    store.failures = 0
+    log.close(5)
+    assert store.warnings == ["MetricsNotWritten", "no more MetricsNotWritten"] * 2
+
+
+def test_flush_returns_when_the_records_so_far_lie_in_the_store() -> None:
+    store = Store()
+    log = MetricsLog(store.put, 1, store.warn)
+    assert log.flush(5)  # nothing to write
+    for step in range(20):
+        log.write("train", step=step)
+        assert log.flush(5)
+        assert [record["step"] for record in store.records()] == list(range(step + 1))
+    log.close(5)
+
+
+def test_flush_does_not_wait_for_a_store_that_is_away() -> None:
+    store = Store(failures=10**6)
+    log = MetricsLog(store.put, 1, store.warn)
+    log.write("train", step=1)
+    began = time.monotonic()
+    assert not log.flush(30)
+    assert not log.flush(30)
+    assert time.monotonic() - began < 5
+    log.close(0.1)

@@ -25,6 +25,7 @@ from .happenings import (
     ZygoteReady,
     ZygoteSaid,
 )
+from .keeper import LogKeeper
 from .links import Poller
 from .oom import find_counter, read_counter
 from .output import LogFile
@@ -57,6 +58,7 @@ URGENT_S = 0.05  # reports are at least this far apart
 SOON_S = 1.0  # a step or progress alone is reported this often
 REPORT_S = 5.0
 FLUSH_S = 2.0
+KEEP_S = 3.0  # the most the end waits for the last of the output to be kept on the store
 BATCH = 256  # happenings taken in a row: a rank that floods its events must not silence the reports
 
 
@@ -69,7 +71,8 @@ class App:
         self.state = AgentState(ledger, drain_s=settings.drain_s, fork_limit_s=settings.fork_limit_s)
         self.log = LogFile(1)
         self.output, self.events = Pump("output"), Pump("events")
-        self.supervisor = Supervisor(self.inbox.put, self.output, self.events, self.log.write)
+        self.keeper = LogKeeper(settings.pod, self.say)
+        self.supervisor = Supervisor(self.inbox.put, self.output, self.events, self.write)
         self.link, self.reporter = link, reporter
         self.poller = Poller(settings, link, self.inbox.put)
         self.reported_at = time.monotonic()
@@ -80,7 +83,12 @@ class App:
     def say(self, text: str) -> None:
         """A line of the agent's own in the pod's log; never blocks."""
         line = f"[agent] {text}\n".encode("utf-8", "replace")
-        self.output.call(lambda: self.log.write(line))
+        self.output.call(lambda: self.write(line))
+
+    def write(self, data: bytes) -> None:
+        """To the store first: it never waits for long, and a reader of the log who stopped reading holds up nothing."""
+        self.keeper.write(data)
+        self.log.write(data)
 
     def run(self) -> int:
         """Work until an `Exit`; returns the exit code."""
@@ -142,8 +150,10 @@ class App:
         elif isinstance(happening, LaunchFailed):
             return state.on_launch_failed(happening.id, happening.message, self.moment())
         elif isinstance(happening, Assignment):
+            self.keeper.aim(happening.job)
             return state.on_assignment(happening, self.moment())
         elif isinstance(happening, Finished):
+            self.keeper.hurry()
             return state.on_finished(happening, self.moment())
         elif isinstance(happening, ZygoteReady):
             return state.on_zygote_ready(self.moment())
@@ -152,6 +162,7 @@ class App:
         elif isinstance(happening, ZygoteEnded):
             return state.on_zygote_ended(happening.code, happening.message, self.moment())
         elif isinstance(happening, Told):
+            self.keeper.hurry()
             return state.on_sigterm(self.moment())
         return []
 
@@ -196,3 +207,4 @@ class App:
                 self.say(f"cannot write {self.settings.termination_log}: {error.strerror}")
         self.reporter.flush(FLUSH_S)
         self.output.stop(FLUSH_S)
+        self.keeper.close(KEEP_S)

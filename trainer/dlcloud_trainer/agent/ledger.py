@@ -86,9 +86,11 @@ class Ledger:
         if kind == "checkpoint":
             self.checkpoint = {key: event[key] for key in CHECKPOINT_KEYS if key in event}
             return [Report(urgent=True)]
-        if kind == "warning":
+        if kind in ("warning", "recovered"):
             reason, message = shorten(str(event.get("reason", "")), 63), shorten(str(event.get("message", "")))
-            self.warnings.append({"reason": reason, "message": message, "at": time_text(at.wall)})
+            told = {"reason": reason, "message": message, "at": time_text(at.wall)}
+            self.warnings = [warning for warning in self.warnings if warning["reason"] != reason]
+            self.warnings.append({**told, "over": True} if kind == "recovered" else told)
             del self.warnings[:-WARNINGS_KEPT]
             return [Report(urgent=True)]
         if kind == "failed":
