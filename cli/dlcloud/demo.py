@@ -17,17 +17,18 @@ from pathlib import Path
 
 from dlcloud_operator.api import Phase, TrainingJob
 
-from .curve import terminal_lines, write_png
+from .curve_picture import PictureStyle, write_picture
+from .curve_text import terminal_lines
 from .ending import RunFacts, ending_lines
 from .exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from .follow import follow
 from .history import SavedCheckpoint, curve_of, read_checkpoints
 from .home import make_run_folder, program, short
+from .jobs.owner import log_to
 from .manifest import ManifestErrors, load_manifest
 from .metrics import Record, merge, read_records
 from .objects import ObjectInfo, StoreError, open_reader
 from .output import Output
-from .run import log_to
 from .sabotage import Recovery, kill_rank
 from .session import LocalSession, SessionError, StoreSettings
 from .stopping import StopRequests
@@ -109,7 +110,7 @@ async def _demo(job: TrainingJob, run_dir: Path, out: Output, err: Output, *, pl
         elif stop.exit_code:
             lines = [f"The demo was stopped after {duration(last.elapsed)}; nothing of it runs any more."]
         else:
-            lines = ending_lines(last, code, RunFacts(run_dir, ("dlcloud", "run"), checkpoints=False))
+            lines = ending_lines(last, code, RunFacts(run_dir, (), checkpoints=False))
         for line in lines:
             out.line(line)
     return code
@@ -141,7 +142,8 @@ def _report(job: TrainingJob, last: Snapshot, act: Act, run_dir: Path, *, keep: 
     lines += _kill_lines(act.recovery)
     lines += _checkpoint_lines(act)
     try:
-        write_png(curve, png, title + (f", test accuracy {accuracy:.1%}" if accuracy is not None else ""))
+        title += f", test accuracy {accuracy:.1%}" if accuracy is not None else ""
+        write_picture(curve, png, PictureStyle(title=title))
         lines.append(f"learning curve    {short(png)}")
     except OSError as error:
         lines.append(f"learning curve    not written: {png}: {error.strerror}")

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlcloud_operator.api import CheckpointStatus, Failure, Phase
+from dlcloud_operator.api import Failure, Phase
 
-from .exits import EXIT_BROKEN_PIPE, EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_TERMINATED
+from .exits import EXIT_BROKEN_PIPE, EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_SUSPENDED, EXIT_TERMINATED
 from .home import short
 from .view.snapshot import Snapshot
 from .view.words import duration, metric_texts, number, printable
@@ -23,19 +23,21 @@ _STOPS = {
     EXIT_TERMINATED: "by SIGTERM",
     EXIT_HUNG_UP: "because its terminal is gone",
     EXIT_BROKEN_PIPE: "because nobody read its output",
+    EXIT_SUSPENDED: "by dlcloud suspend",
 }
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the last words need beside the snapshot. `command` is what the user typed, without resumeFrom."""
+    """What the last words need beside the snapshot. `resume` is the command that goes on; empty: none does."""
 
-    run_dir: Path
-    command: Sequence[str]
+    run_dir: Path | None
+    resume: Sequence[str]
     checkpoints: bool
     killed: bool = False
     show_log: bool = True  # False: the user has seen the output already
     script: bool = False
+    output: str = ""  # the command that shows the workers' output, where it is in no folder
 
 
 def ending_lines(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
@@ -49,7 +51,7 @@ def ending_lines(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
         lines = _failed(last, facts)
     else:
         lines = _stopped(last, exit_code, facts)
-    return [*lines, f"output of the workers: {short(facts.run_dir)}/pods/*/log"]
+    return [*lines, f"output of the workers: {facts.output or f'{short(facts.run_dir or Path())}/pods/*/log'}"]
 
 
 def _result(last: Snapshot) -> str:
@@ -70,9 +72,7 @@ def _failed(last: Snapshot, facts: RunFacts) -> list[str]:
         lines += _failure_lines(last.failures[-1], last.message)
     if not any("\n" in failure.message for failure in last.failures[-1:]):  # a traceback says more than the last lines
         lines += _output(last, facts)
-    if last.checkpoint:
-        lines += _go_on(last.checkpoint, facts)
-    return lines
+    return lines + _go_on(last, facts, "after mending that, go on with", "after mending that, begin again with")
 
 
 def _output(last: Snapshot, facts: RunFacts) -> list[str]:
@@ -100,15 +100,13 @@ def _stopped(last: Snapshot, exit_code: int, facts: RunFacts) -> list[str]:
     ]
     if facts.killed:
         lines[0] += ", the workers were killed"
-    if last.checkpoint:
-        return lines + _go_on(last.checkpoint, facts)
-    return [
-        *lines,
-        "no checkpoint was written" if facts.checkpoints else "the job has no spec.checkpoint: nothing was saved",
-    ]
+    if last.checkpoint is None:
+        nothing = "no checkpoint was written" if facts.checkpoints else "the job has no spec.checkpoint"
+        lines.append(f"{nothing}: nothing was saved")
+    return lines + _go_on(last, facts, "go on with", "begin again with")
 
 
-def _go_on(checkpoint: CheckpointStatus, facts: RunFacts) -> list[str]:
-    prefix = checkpoint.uri.partition("manifests/")[0]
-    command = shlex.join([*facts.command, "--set", f"resumeFrom={prefix}"])
-    return [f"saved: step {checkpoint.step} at {checkpoint.uri}", f"go on with: {command}"]
+def _go_on(last: Snapshot, facts: RunFacts, words: str, without_checkpoint: str) -> list[str]:
+    saved = [f"saved: step {last.checkpoint.step} at {last.checkpoint.uri}"] if last.checkpoint else []
+    command = shlex.join(facts.resume)
+    return saved + ([f"{words if saved else without_checkpoint}: {command}"] if command else [])

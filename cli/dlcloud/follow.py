@@ -11,7 +11,15 @@ from collections.abc import Awaitable, Callable
 
 from dlcloud_operator.api import Phase
 
-from .exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_HUNG_UP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from .exits import (
+    EXIT_BROKEN_PIPE,
+    EXIT_FAILED,
+    EXIT_HUNG_UP,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SUSPENDED,
+    EXIT_TERMINATED,
+)
 from .output import Output
 from .session import LocalSession
 from .stopping import StopRequests
@@ -28,6 +36,7 @@ _WORDS = {
     EXIT_TERMINATED: "SIGTERM",
     EXIT_HUNG_UP: "the terminal is gone",
     EXIT_BROKEN_PIPE: "nobody reads the output any more",
+    EXIT_SUSPENDED: "dlcloud suspend",
 }
 
 

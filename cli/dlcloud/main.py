@@ -11,18 +11,35 @@ from typing import Annotated
 
 import typer
 
+from . import completing
 from .commands import checkpoints, doctor, jobs, logs, plot, run, top
-from .exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from .jobs.errors import JobNotFound, JobsError
+from .exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
+from .jobs.errors import JobNotFound, JobsError, Unreachable
 from .output import silence
 
 _EPILOG = """Examples:
 
 \b
-  dlcloud validate job.yaml                              every mistake, with line and remedy
-  dlcloud run job.yaml --local                           train here, with processes as pods
-  dlcloud run job.yaml --local --workers 4 --set parameters.epochs=3
-  kubectl apply -f job.yaml                              train in a cluster
+  dlcloud validate job.yaml                  every mistake, with line and remedy
+  dlcloud run job.yaml                       train here, with processes as pods
+  dlcloud run job.yaml --detach              in the background
+  dlcloud ls                                 what runs and what ran, also after a reboot
+  dlcloud logs -f digits; dlcloud top; dlcloud plot digits
+  dlcloud suspend digits; dlcloud resume digits
+  dlcloud run job.yaml -n research           train in a cluster (also: kubectl dlcloud ...)
+
+\b
+Where the jobs are: in a cluster when --kubeconfig, --context, -n or $KUBECONFIG names one, else on this machine
+(below $DLCLOUD_HOME [default: ~/.local/share/dlcloud]); --local wins.
+
+\b
+Exit codes of all commands:
+  0    done; of a job that was followed: it succeeded
+  1    failed; of a job that was followed: it failed
+  2    wrong usage, a wrong manifest, or there is no such job
+  3    the cluster or the store cannot be reached: the same may work later
+  4    the job that was followed was suspended by `dlcloud suspend`
+  130  Ctrl-C (143 SIGTERM, 129 SIGHUP, 141 nobody reads the output any more)
 """
 
 app = typer.Typer(
@@ -60,11 +77,14 @@ for _module in (run, jobs, logs, top, plot, checkpoints, doctor):
 
 def main() -> None:
     """Entry point of the console script; leaves with the exit code, never with a traceback for what a user did."""
+    if completing.asked():
+        completing.prepare()
     try:
-        app()
+        app(prog_name="dlcloud")
     except JobsError as error:
         typer.echo(str(error), err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, JobNotFound) else EXIT_FAILED)
+        codes = ((JobNotFound, EXIT_USAGE), (Unreachable, EXIT_UNREACHABLE))
+        sys.exit(next((code for kind, code in codes if isinstance(error, kind)), EXIT_FAILED))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:

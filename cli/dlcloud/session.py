@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +21,14 @@ from dlcloud_operator.engine.engine import Engine
 from dlcloud_operator.engine.render import MAX_UPLOAD_S, UPLOAD_BYTES_PER_S, PodRenderer, RenderSettings
 from dlcloud_operator.engine.rendezvous import RendezvousServer
 
+from .history import head_round
+from .jobs.continuing import above_round
 from .local.cluster import LocalCluster
+from .local.state import LoggedEvent
 from .local.store import EmbeddedStore
 from .local.weed import StoreFailed
 from .logs import LogFollower
-from .objects import Access
+from .objects import Access, StoreError, open_reader
 from .store import config_maps_of, secrets_of, store_need, with_store
 from .view.snapshot import EventLine, Snapshot, Tracker
 
@@ -47,19 +51,32 @@ class StoreSettings:
 class LocalSession:
     """Runs `job` in `run_dir`: `start`, then look at `snapshot`, always end with `close`. All on one event loop."""
 
-    def __init__(self, job: TrainingJob, run_dir: Path, store: StoreSettings, working_dir: Path) -> None:
-        """`working_dir` is where script jobs run."""
+    def __init__(
+        self,
+        job: TrainingJob,
+        run_dir: Path,
+        store: StoreSettings,
+        working_dir: Path,
+        *,
+        begin: JobView | None = None,
+        events: Sequence[LoggedEvent] = (),
+    ) -> None:
+        """`working_dir` is where script jobs run; `begin`: the job of an earlier process, its events with it."""
         self.run_dir = run_dir
         self.key = JobKey(job.metadata.namespace, job.metadata.name)
         self.access = store.access
         self.changed = asyncio.Event()
-        self.tracker = Tracker(job.metadata.name, _now())
+        self._started_at = _now()
+        self.tracker = Tracker(job.metadata.name, self._started_at)
         self._job = job
         self._store_folder = store.folder
         self._working_dir = working_dir
+        self._begin = begin
+        self._events = events
         self._view: JobView | None = None
         self._log = LogFollower()
-        self._events_seen = 0
+        self._log.skip(run_dir.glob("pods/*/log"))
+        self._events_seen = len(events)
         self._store: EmbeddedStore | None = None
         self._cluster: LocalCluster | None = None
         self._server: RendezvousServer | None = None
@@ -83,9 +100,10 @@ class LocalSession:
     @property
     def checkpoint_prefix(self) -> str:
         """Where the job's own objects lie; empty without spec.checkpoint or before the job exists."""
-        if self._view is None or self._job.spec.checkpoint is None:
+        job = self._view or self._begin
+        if job is None or self._job.spec.checkpoint is None:
             return ""
-        return f"{self._job.spec.checkpoint.uri.rstrip('/')}/{self.key.namespace}/{self.key.name}/{self._view.uid}/"
+        return f"{self._job.spec.checkpoint.uri.rstrip('/')}/{self.key.namespace}/{self.key.name}/{job.uid}/"
 
     @property
     def drain_s(self) -> float:
@@ -110,7 +128,7 @@ class LocalSession:
         finally:
             building.cancel()
             await asyncio.wait([building])
-        job = with_store(self._job, self.access) if self.access else self._job
+        job = with_store(self._job, self.access, embedded=self._store is not None) if self.access else self._job
         self._cluster = LocalCluster(
             self.run_dir,
             secrets=secrets_of(self.access) if self.access else {},
@@ -126,7 +144,11 @@ class LocalSession:
         self._server.subscribe(self._reported)
         self._engine_task = asyncio.create_task(self._engine.run(), name="engine")
         self._engine_task.add_done_callback(lambda _: self.changed.set())
-        await self._cluster.apply(job)
+        if self._begin is None:
+            await self._cluster.apply(job)
+        else:
+            begin = above_round(self._begin, await asyncio.to_thread(self._round_on_store, self._begin))
+            await self._cluster.adopt(replace(begin, spec=job.spec), self._events)
 
     async def _start_store(self) -> None:
         buckets = store_need(self._job).buckets
@@ -140,6 +162,15 @@ class LocalSession:
         except StoreFailed as error:
             raise SessionError(str(error)) from error
         self.access = Access(self._store.endpoint, self._store.access_key, self._store.secret_key)
+
+    def _round_on_store(self, begin: JobView) -> int:
+        """The highest round the store has seen; a disk that was full may know of fewer, and those would be fenced."""
+        if begin.status.phase is None or not self.checkpoint_prefix:
+            return 0
+        try:
+            return head_round(open_reader(self.checkpoint_prefix, self.access))
+        except StoreError:
+            return 0  # the workers will say what is wrong with it
 
     def check(self) -> None:
         """Raise SessionError when the session cannot go on: its folder is gone, or the engine has ended."""
@@ -200,6 +231,9 @@ class LocalSession:
 
     def _job_changed(self, view: JobView) -> None:
         self._view = view
+        told, ended = view.status.progress, view.status.phase is not None and view.status.phase.finished
+        if told is not None and told.reported_at is not None and told.reported_at < self._started_at and not ended:
+            view = replace(view, status=view.status.model_copy(update={"progress": None}))  # of an earlier process
         self.tracker.job(view)
         self.changed.set()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import os
 import pty
 import re
@@ -14,110 +12,23 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dlcloud.local.state import read_job
 
-TRAIN = """
-import os, sys, time
-import torch.distributed as dist
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-print("hello of", rank, "of", dist.get_world_size(), flush=True)
-{body}
-dist.destroy_process_group()
-"""
-MANIFEST = """
-apiVersion: dlcloud.dev/v1
-kind: TrainingJob
-metadata: {{name: {name}}}
-spec:
-  script: {{command: [python, {script}]}}
-  workers: {{count: 2, memory: 1Gi}}
-  restart: {{maxFailures: 0}}
-  limits: {{drain: 5s}}
-"""
-
-
-@dataclass
-class Place:
-    """A user's folder; every process of its runs carries the folder's path in its environment or command."""
-
-    folder: Path
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def job(self, body: str, name: str = "try") -> Path:
-        script = self.folder / f"{name}.py"
-        script.write_text(TRAIN.format(body=body))
-        manifest = self.folder / f"{name}.yaml"
-        manifest.write_text(MANIFEST.format(name=name, script=script))
-        return manifest
-
-    def start(self, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
-        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        env = {**keep, "DLCLOUD_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
-        command = [sys.executable, "-m", "dlcloud", *map(str, arguments)]
-        given: dict[str, object] = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            **options,
-        }
-        process = subprocess.Popen(command, env=env, cwd=self.folder, **given)  # type: ignore[call-overload]
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: object, limit_s: float = 60) -> tuple[int, str]:
-        process = self.start(*arguments)
-        said, _ = process.communicate(timeout=limit_s)
-        return process.returncode, said.decode()
-
-    def processes(self) -> list[int]:
-        """The processes of this place but ours and those that ended."""
-        mark, found = str(self.folder).encode(), []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes() or mark in (entry / "cmdline").read_bytes():
-                        found.append(int(entry.name))
-        return found
+from .command import WAIT_FOREVER, Place, read_until, wait_for
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     result = Place(tmp_path)
     yield result
-    for process in result.started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def wait_for(condition: Callable[[], object], limit_s: float = 30) -> None:
-    give_up = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < give_up, f"not within {limit_s} s"
-        time.sleep(0.02)
-
-
-def read_until(process: subprocess.Popen[bytes], words: str) -> str:
-    """The output up to the line with these words; fails when the process ends before."""
-    assert process.stdout is not None
-    said = ""
-    for raw in iter(process.stdout.readline, b""):
-        said += raw.decode()
-        if words in said:
-            return said
-    raise AssertionError(f"{words!r} was never said:\n{said}")
-
-
-WAIT_FOREVER = "while True: time.sleep(0.05)"
+    result.close()
 
 
 def test_a_script_that_ends_well_gives_exit_code_0_and_its_output(place: Place) -> None:
@@ -128,11 +39,21 @@ def test_a_script_that_ends_well_gives_exit_code_0_and_its_output(place: Place) 
     assert place.processes() == []
 
 
-def test_the_run_folder_stays_with_job_and_output(place: Place) -> None:
+def test_without_a_cluster_a_job_runs_on_this_machine_and_says_so(place: Place) -> None:
+    code, said = place.run("run", place.light_job("pass"))
+    assert code == 0, said
+    assert said.startswith("no cluster is named")
+    assert f"run: {place.run_dir().name}\n" in said
+
+
+def test_a_run_folder_of_ones_own_stays_with_job_and_output_and_is_listed(place: Place) -> None:
     code, said = place.run("run", place.job("pass"), "--local", "--workers", "1", "--run-dir", place.folder / "here")
     assert code == 0, said
     assert (place.folder / "here" / "job.json").exists()
     assert "hello of 0 of 1" in next(place.folder.glob("here/pods/try-0-*/log")).read_text()
+    assert [job.run_dir for job in place.jobs()] == [place.folder / "here"]
+    code, said = place.run("rm", "./here")
+    assert (code, (place.folder / "here").exists(), place.jobs()) == (0, False, []), said
 
 
 def test_a_failing_script_gives_exit_code_1_and_its_message(place: Place) -> None:
@@ -163,7 +84,7 @@ def test_every_mistake_of_a_manifest_is_told_with_its_line_and_no_traceback(plac
         (("--local", "--run-dir", "."), "not empty"),
         (("--local", "--workers", "0"), "--workers"),
         (("--local", "--endpoint", "nowhere", "--set", "checkpoint.uri=s3://bucket/"), "--endpoint"),
-        ((), "kubectl apply -f"),
+        (("--local", "--endpoint", "http://me:secret@host:9000", "--set", "checkpoint.uri=s3://bucket/"), "password"),
     ],
 )
 def test_a_wrong_option_gives_exit_code_2_and_a_remedy(place: Place, arguments: tuple[str, ...], words: str) -> None:
@@ -207,45 +128,31 @@ def test_a_second_ctrl_c_kills_workers_that_do_not_listen(place: Place) -> None:
     assert place.processes() == []
 
 
-CNN = """
-apiVersion: dlcloud.dev/v1
-kind: TrainingJob
-metadata: {{name: digits}}
-spec:
-  workload: cnn
-  parameters: {{epochs: {epochs}, architecture: conv8}}
-  data: {{uri: builtin://digits}}
-  workers: {{count: 2, memory: 1Gi}}
-  checkpoint: {{uri: "file://{folder}/checkpoints", everySeconds: 3600}}
-"""
-
-
 def test_ctrl_c_saves_and_the_command_that_is_named_goes_on_from_there(place: Place) -> None:
-    manifest = place.folder / "digits.yaml"
-    manifest.write_text(CNN.format(folder=place.folder, epochs=500))
+    manifest = place.cnn(20, "s3://checkpoints/")
     process = place.start("run", manifest, "--local")
-    said = read_until(process, "epoch 2/500")
+    said = read_until(process, "checkpoint at step")
     process.send_signal(signal.SIGINT)
     said += process.communicate(timeout=60)[0].decode()
     assert process.returncode == 130, said
-    saved = re.search(r"^saved: step (\d+) at file://(.*)$", said, re.M)
+    saved = re.search(r"^saved: step (\d+) at (s3://.*)$", said, re.M)
     assert saved, said
-    head = json.loads((Path(saved[2]).parents[1] / "head.json").read_text())
-    assert head["checkpoints"][0]["step"] == int(saved[1])
-    (run,) = place.folder.glob("home/runs/*")
-    kept = read_job(run)
+    kept = read_job(place.run_dir())
     assert kept is not None and kept[0].status.checkpoint is not None
     assert kept[0].status.checkpoint.step == int(saved[1])
     assert place.processes() == []
 
-    manifest.write_text(CNN.format(folder=place.folder, epochs=int(saved[1]) // 20 + 2))
     command = re.search(r"^go on with: (.*)$", said, re.M)
     assert command, said
     words = shlex.split(command[1])
-    code, more = place.run(*words[words.index("run") :])
+    assert words[-2:] == ["resume", place.run_dir().name]
+    code, more = place.run(*words[-2:])
     assert code == 0, more
     steps = [int(step) for step in re.findall(r"step (\d+)/", more)]
     assert steps[0] >= int(saved[1]), more
+    assert steps[-1] == 400, more
+    again = read_job(place.run_dir())
+    assert again is not None and again[0].uid == kept[0].uid
 
 
 def test_ctrl_c_during_the_start_leaves_no_process(place: Place) -> None:

@@ -9,3 +9,7 @@ class JobsError(Exception):
 
 class JobNotFound(JobsError):
     """There is no such job; the message names the nearest ones."""
+
+
+class Unreachable(JobsError):
+    """The cluster or the store does not answer, or refuses these credentials: the same may work later."""

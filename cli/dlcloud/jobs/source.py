@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dlcloud_operator.api import API_VERSION
+from dlcloud_operator.api import API_VERSION, TrainingJob
 from dlcloud_operator.core.model import JobView
 
 from ..objects import Access
@@ -115,10 +115,14 @@ class JobSource(Protocol):
         """Have the job save and stop, and wait for it; the answer is the job afterwards."""
         ...
 
+    def create(self, job: TrainingJob) -> JobRecord:
+        """Create a job as its manifest says, locally in the background; the answer is the job as it was accepted."""
+        ...
+
     def resume(self, record: JobRecord) -> JobRecord:
         """Let a suspended or interrupted job go on, in the background locally."""
         ...
 
-    def remove(self, record: JobRecord, *, objects: bool) -> None:
-        """Delete the job; with `objects` everything below its prefix on the store, too."""
+    def remove(self, record: JobRecord, *, objects: bool) -> list[str]:
+        """Delete the job, with `objects` everything below its prefix on the store, too; what was freed, in lines."""
         ...

@@ -6,7 +6,6 @@ May import this package, the engine's protocol, core and API. All of it runs on 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import sys
@@ -63,6 +62,7 @@ class LocalCluster:
         self._events: list[LoggedEvent] = []
         self._pods: dict[str, LocalPod] = {}
         self._version = 0
+        self._unwritten = False
         self._subscribers: list[Callable[[JobKey], None]] = []
         self._watchers: list[Callable[[JobView], None]] = []
         self._closed = False
@@ -150,8 +150,7 @@ class LocalCluster:
         if self._job is None or self._job.uid != job.uid:
             return
         self._events.append(LoggedEvent(self._now(), event))
-        with contextlib.suppress(OSError):
-            state.write_job(self._run_dir, self._job, self._events)
+        self._write(self._job)
         for watcher in self._watchers:
             watcher(self._job)
 
@@ -181,6 +180,18 @@ class LocalCluster:
         if self._job.key != key:
             raise Refused(f"this run already holds job {self._job.key}; give {key} a run folder of its own")
         return await self.update_spec(key, lambda _: job.spec)
+
+    async def adopt(self, job: JobView, events: Sequence[LoggedEvent]) -> JobView:
+        """Take over the job of an earlier process, as it stands; no pod of it is left. Raises OSError."""
+        if self._job is not None:
+            raise Refused(f"this run already holds job {self._job.key}")
+        state.write_job(self._run_dir, job, events)  # a folder that cannot be written is an error at once
+        self._version, self._events = int(job.resource_version), list(events)
+        for left in self._run_dir.glob("pods/*/volumes-*"):  # a killed process could not delete the tokens and secrets
+            shutil.rmtree(left, ignore_errors=True)
+        stored = self._store(job)
+        self._notify(job.key)
+        return stored
 
     async def update_spec(self, key: JobKey, change: Callable[[TrainingJobSpec], TrainingJobSpec]) -> JobView:
         """Change the job's spec (for example `suspend`). Raises LookupError when there is no such job."""
@@ -215,19 +226,26 @@ class LocalCluster:
         for pod in pods:
             await pod.wait()
             pod.remove_volumes()
+        if self._unwritten and self._job is not None:
+            self._write(self._job)
 
     # --- inside ---
 
     def _store(self, job: JobView) -> JobView:
         self._version += 1
         self._job = replace(job, resource_version=str(self._version))
-        try:
-            state.write_job(self._run_dir, self._job, self._events)
-        except OSError as error:  # a disk that is full now must not keep the job from its end: the truth is in memory
-            log.warning("%s is not written: %s", self._run_dir / state.JOB_FILE, error.strerror)
+        self._write(self._job)
         for watcher in self._watchers:
             watcher(self._job)
         return self._job
+
+    def _write(self, job: JobView) -> None:
+        try:
+            state.write_job(self._run_dir, job, self._events)
+            self._unwritten = False
+        except OSError as error:  # a disk that is full now must not keep the job from its end: the truth is in memory
+            self._unwritten = True
+            log.warning("%s is not written: %s", self._run_dir / state.JOB_FILE, error.strerror)
 
     def _delete(self, pod: LocalPod, grace_s: float | None) -> None:
         pod.terminate(grace_s)

@@ -1,12 +1,11 @@
 """What stays on disk of a run, so that a later command can show it: the job with its status, and its events.
 
-May import the API and the core's values. Every write is whole or absent: a reader never sees half a file.
+May import the API, the core's values and `home`. Every write is whole or absent: a reader never sees half a file.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,8 @@ from typing import Any
 
 from dlcloud_operator.api import API_VERSION, TrainingJobSpec, TrainingJobStatus
 from dlcloud_operator.core.model import Emit, JobKey, JobView
+
+from ..home import write_private
 
 JOB_FILE = "job.json"
 
@@ -28,7 +29,10 @@ class LoggedEvent:
 
 
 def write_job(run_dir: Path, job: JobView, events: Sequence[LoggedEvent]) -> None:
-    """Replace `run_dir/job.json`: the TrainingJob as an API server would return it, and beside it its events."""
+    """Replace `run_dir/job.json`: the TrainingJob as an API server would return it, and beside it its events.
+
+    Raises OSError.
+    """
     document = {
         "apiVersion": API_VERSION,
         "kind": "TrainingJob",
@@ -47,13 +51,14 @@ def write_job(run_dir: Path, job: JobView, events: Sequence[LoggedEvent]) -> Non
             for e in events
         ],
     }
-    new = run_dir / f".{JOB_FILE}.{os.getpid()}"
-    new.write_text(json.dumps(document, indent=1))
-    new.replace(run_dir / JOB_FILE)
+    write_private(run_dir / JOB_FILE, json.dumps(document, indent=1))
 
 
 def read_job(run_dir: Path) -> tuple[JobView, tuple[LoggedEvent, ...]] | None:
-    """The job of a run, as last written, with its events; None when the folder holds none."""
+    """The job of a run, as last written, with its events; None when the folder holds none.
+
+    Raises ValueError, KeyError or TypeError for a damaged file, OSError for one that cannot be read.
+    """
     try:
         document: dict[str, Any] = json.loads((run_dir / JOB_FILE).read_text())
     except FileNotFoundError:

@@ -218,3 +218,16 @@ class EmbeddedStore:
                         f"{self._folder}: another run uses this store; wait for its end or choose another folder"
                     ) from None
             await asyncio.sleep(_POLL_S)
+
+
+def access_of_running(folder: Path) -> tuple[str, str, str] | None:
+    """Endpoint and keys of the server another process runs over this folder; None while it does not answer."""
+    try:
+        keys = json.loads((folder / "s3.json").read_text())["identities"][0]["credentials"][0]
+        ports = json.loads((folder / "ports.json").read_text())
+        socket.create_connection(("127.0.0.1", ports["s3"]), timeout=1).close()
+        if not weed.has_volumes(ports):
+            return None
+        return f"http://127.0.0.1:{ports['s3']}", str(keys["accessKey"]), str(keys["secretKey"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None

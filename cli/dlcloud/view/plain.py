@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from dlcloud_operator.api import Phase, Progress
+from dlcloud_operator.core.conditions import RECOVERED
 
 from .snapshot import Snapshot
 from .words import clock, duration, eta_s, metric_texts, number, size
@@ -23,6 +24,7 @@ class PlainLines:
         self._show_log = show_log
         self._stage: tuple[object, ...] = ()
         self._message = ""
+        self._said = ""
         self._new_message: tuple[str, datetime] | None = None
         self._epoch: int | None = None
         self._said_progress: Progress | None = None
@@ -70,7 +72,11 @@ class PlainLines:
         message = now.message.partition("; ")[0] if now.phase is Phase.RUNNING else now.message
         if self._warning and self._warning in message:
             message = ""
-        return [f"{clock(now.now)}  {text}" + (f": {message}" if message else "")]
+        text += f": {message}" if message else ""
+        if text == self._said:  # what changed is in a later clause
+            return []
+        self._said = text
+        return [f"{clock(now.now)}  {text}"]
 
     def _message_settled(self, now: Snapshot) -> bool:
         """Whether there is a new message that has stayed for a while."""
@@ -105,8 +111,8 @@ class PlainLines:
         new = [e for e in now.events if self._events_from is None or e.at > self._events_from]
         if new:
             self._events_from = max(e.at for e in new)
-        told = [e for e in new if e.warning and e.reason != Phase.FAILED]
-        self._warning = told[-1].message if told else self._warning
+        told = [e for e in new if e.reason == RECOVERED or (e.warning and e.reason != Phase.FAILED)]
+        self._warning = next((e.message for e in reversed(told) if e.warning), self._warning)
         return [f"{clock(e.at)}  {e.reason}: {e.message}" for e in told]
 
 

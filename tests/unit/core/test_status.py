@@ -174,3 +174,37 @@ def test_a_status_fits_the_limits_of_its_schema() -> None:
     scene.change(0, phase="Pending", waiting="x" * 5000)
     scene.plan()
     type(scene.status).model_validate(scene.status.to_json())
+
+
+AWAY = "the checkpoint of step 2 cannot be saved since 10:00:00Z: the store is away"
+
+
+def test_a_store_that_is_away_stands_in_the_message_until_it_is_back() -> None:
+    scene = training()
+    scene.report(0, warnings=[AgentWarning("CheckpointUploadFailed", AWAY, scene.now)])
+    scene.plan()
+    assert AWAY in scene.status.message
+    scene.report(0, warnings=[AgentWarning("CheckpointUploadFailed", "saved again", scene.now, over=True)])
+    scene.plan(after=1)
+    assert AWAY not in scene.status.message
+    assert not scene.has_condition("CheckpointUploadFailed")
+    assert scene.event_reasons == ["CheckpointUploadFailed", "Recovered"]
+    scene.plan(after=1)
+    assert scene.event_reasons == ["CheckpointUploadFailed", "Recovered"], "told once"
+
+
+def test_the_end_of_what_nobody_warned_of_is_no_news() -> None:
+    scene = training()
+    scene.report(0, warnings=[AgentWarning("CheckpointUploadFailed", "saved again", scene.now, over=True)])
+    scene.plan()
+    assert scene.event_reasons == []
+    assert all(condition.type != "CheckpointUploadFailed" for condition in scene.status.conditions)
+
+
+def test_a_trouble_that_returns_is_told_again() -> None:
+    scene = training()
+    for over in (False, True, False):
+        scene.report(0, warnings=[AgentWarning("CheckpointUploadFailed", AWAY, scene.now, over)])
+        scene.plan(after=1)
+    assert scene.has_condition("CheckpointUploadFailed")
+    assert scene.event_reasons == ["CheckpointUploadFailed", "Recovered", "CheckpointUploadFailed"]

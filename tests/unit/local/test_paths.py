@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dlcloud.local.facts import NotReady, Objects, PodFacts
-from dlcloud.local.volumes import PathMap, mounts, prepare_volumes
+from dlcloud.local.volumes import PathMap, exchange, mounts, prepare_volumes
 
 FACTS = PodFacts("default", "demo-0-1", "uid", labels={"a": "1"})
 PATHS = PathMap(
@@ -79,6 +79,18 @@ def test_a_projected_volume_unites_its_sources(tmp_path: Path) -> None:
 
 def test_an_optional_secret_that_is_missing_is_an_empty_folder(tmp_path: Path) -> None:
     assert list(prepare(tmp_path, {"secret": {"secretName": "gone", "optional": True}}).iterdir()) == []
+
+
+def test_a_secrets_files_are_exchanged_together_and_only_their_owner_reads_them(tmp_path: Path) -> None:
+    folder = prepare(tmp_path, {"secret": {"secretName": "s"}}, secrets={"s": {"id": "1", "old": "x"}})
+    before = (folder / "..data").resolve()
+    assert (folder / "id").read_text() == "1"
+    exchange(folder, {"id": "2", "new": "y"})
+    assert {p.name: p.read_text() for p in folder.iterdir() if not p.name.startswith("..")} == {"id": "2", "new": "y"}
+    assert not before.exists()
+    assert (folder / "id").resolve().parent == (folder / "..data").resolve()
+    modes = {p.stat().st_mode & 0o777 for p in folder.rglob("*")}
+    assert modes == {0o700, 0o600}
 
 
 def test_a_host_path_is_used_as_it_is_and_must_exist(tmp_path: Path) -> None:
