@@ -63,9 +63,10 @@ crd: $(STAMP) ## write the CRD into the chart, and docs/api.md
 	$(PY) -m dlcloud_operator.api.crd
 	$(PY) -m dlcloud_operator.api.docs
 
-benchmarks: $(STAMP) ## print every figure beside its peer's (about 15 minutes)
+benchmarks: $(STAMP) ## print every figure beside its peer's (about 20 minutes)
 	$(PY) -m benchmarks.startup
 	$(PY) -m benchmarks.recovery
+	$(PY) -m benchmarks.checkpoint
 	$(PY) -m benchmarks.throughput
 	$(PY) -m benchmarks.accuracy
 

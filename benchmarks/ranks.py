@@ -120,13 +120,18 @@ class RankServer:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    prelude: str = ""  # Python to run before the trainer is used
     ended: dict[int, int] = field(default_factory=dict)
     _forked: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> RankServer:
         env = {**os.environ, "OMP_NUM_THREADS": "1", **self.env}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=self.folder
+            [sys.executable, "-c", f"{self.prelude}\n{SERVER}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
+            cwd=self.folder,
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":

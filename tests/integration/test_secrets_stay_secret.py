@@ -208,7 +208,7 @@ def trained(tls_place: tuple[Place, Path], s3_server: Any, tmp_path: Path) -> Tr
     }
     user = User(home, env)
     manifest = home / "job.yaml"
-    manifest.write_text(MANIFEST.format(name="kept", uri=place.uri, epochs=25, encryption="SSE-C"))
+    manifest.write_text(MANIFEST.format(name="kept", uri=place.uri, epochs=120, encryption="SSE-C"))
     killer = Killer(user)
     return Trained(
         user, killer, place, user.run("-m", "dlcloud", "run", str(manifest), "--local", "--plain", during=killer)

@@ -18,5 +18,9 @@ class PeerLost(Exception):
     """Another rank cannot be reached."""
 
 
+class StoreAway(Exception):
+    """A later round cannot reach the checkpoints that its job has: worth another round."""
+
+
 class NotSaved(Exception):
     """The training is done, and its last state could not be saved."""

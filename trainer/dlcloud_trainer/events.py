@@ -40,6 +40,10 @@ class Events:
         """Something the user should know and the job survives; `reason` in CamelCase."""
         self._write("warning", {"reason": reason, "message": message[:MAX_MESSAGE]})
 
+    def recovered(self, reason: str, message: str) -> None:
+        """What the warning of this reason told of is over, if there was one."""
+        self._write("recovered", {"reason": reason, "message": message[:MAX_MESSAGE]})
+
     def failed(self, outcome: str, message: str) -> None:
         """Why this rank is about to end."""
         self._write("failed", {"outcome": outcome, "message": message[:MAX_MESSAGE]})

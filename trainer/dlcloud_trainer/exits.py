@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from .checkpoint.errors import Fenced, StateMismatch, StoreUnusable
-from .errors import InvalidInput, NotSaved, PeerLost, StaleRound
+from .checkpoint.errors import Fenced, StateMismatch, StoreUnusable, UploadFailed
+from .errors import InvalidInput, NotSaved, PeerLost, StaleRound, StoreAway
 
 SUCCEEDED, ERROR = 0, 1
 INVALID_INPUT, PEER_LOST, PORT_BUSY, FENCED, DRAINED, STORE_UNUSABLE, STALE = 64, 72, 73, 74, 75, 77, 78
@@ -65,9 +65,9 @@ def judge(error: BaseException, *, draining: bool) -> Ending:
         return Ending(FENCED, "Fenced", message)
     if isinstance(error, InvalidInput | StateMismatch):
         return Ending(INVALID_INPUT, "InvalidInput", message)
-    if isinstance(error, StoreUnusable):
+    if isinstance(error, StoreUnusable | UploadFailed):
         return Ending(STORE_UNUSABLE, "StoreUnusable", message)
-    if isinstance(error, NotSaved):
+    if isinstance(error, NotSaved | StoreAway):
         return Ending(ERROR, "Error", message)
     first_line = message.splitlines()[0]
     if is_port_busy(error):

@@ -25,7 +25,7 @@ _EPILOG = """Examples:
 
 \b
   dlcloud checkpoints ls cnn-digits                       the newest run of a job of this name
-  dlcloud checkpoints verify cnn-digits all
+  dlcloud checkpoints verify cnn-digits latest
   dlcloud checkpoints get cnn-digits best --only model --out model.safetensors
   dlcloud checkpoints ls s3://bucket/default/cnn/1b2c.../ --endpoint http://127.0.0.1:9000
 
@@ -36,8 +36,8 @@ job itself may be gone. For a URI the keys come from AWS_ACCESS_KEY_ID and AWS_S
 _VERIFY_EPILOG = """Examples:
 
 \b
-  dlcloud checkpoints verify cnn-digits              the newest
-  dlcloud checkpoints verify cnn-digits all
+  dlcloud checkpoints verify cnn-digits              every checkpoint
+  dlcloud checkpoints verify cnn-digits latest
   dlcloud checkpoints verify cnn-digits 300 -o json
 
 \b
@@ -122,7 +122,7 @@ def verify(
     job: TargetArgument,
     steps: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEP|best|latest|all...", help="Which ones [default: latest].", show_default=False),
+        typer.Argument(metavar="STEP|best|latest|all...", help="Which ones [default: all].", show_default=False),
     ] = None,
     output: Annotated[
         Format, typer.Option("-o", "--output", metavar="json|yaml", help="A list for machines.")
@@ -137,7 +137,7 @@ def verify(
     from ..checkpoints import actions
 
     with _target(job, Place(local, kubeconfig, context, namespace, endpoint)) as target:
-        code = actions.verify(target, steps or ["latest"], output, Output(sys.stdout), Output(sys.stderr))
+        code = actions.verify(target, steps or ["all"], output, Output(sys.stdout), Output(sys.stderr))
     raise typer.Exit(code)
 
 

@@ -185,6 +185,6 @@ class _Follower:
             self._err.line(f"{record.id}: no output yet ({record.phase})")
         else:
             where = (
-                "on the store" if record.checkpoint_prefix else "kept (without spec.checkpoint it goes with its pods)"
+                "none is on the store" if record.checkpoint_prefix else "it goes with them without spec.checkpoint"
             )
-            self._err.line(f"{record.id}: no output is left: its pods are gone, and none is {where}")
+            self._err.line(f"{record.id}: there is no output: the workers wrote none, or their pods are gone ({where})")

@@ -20,8 +20,8 @@ from typing import Any
 
 CGROUP = Path("/sys/fs/cgroup")
 PIECE = 1 << 20  # numbers
-FILES_V2 = ("memory.max", "memory.current", "memory.peak", "memory.swap.max")
-FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.memsw.limit_in_bytes")
+FILES_V2 = ("memory.max", "memory.current", "memory.swap.max")
+FILES_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.memsw.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Limiter:
             return
         (self.folder / self._files[0]).write_text(str(size_bytes))
         with suppress(OSError):  # no swap
-            (self.folder / self._files[3]).write_text("0" if self._v2 else str(size_bytes))
+            (self.folder / self._files[2]).write_text("0" if self._v2 else str(size_bytes))
 
     @property
     def _v2(self) -> bool:

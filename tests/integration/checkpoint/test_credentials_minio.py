@@ -119,13 +119,22 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
 def make_tenant(server: MinioServer) -> tuple[str, str]:
     from minio import MinioAdmin
     from minio.credentials import StaticProvider
+    from minio.error import MinioAdminException
 
     address, root = server.endpoint.removeprefix("http://"), StaticProvider(server.access_key, server.secret_key)
     admin = MinioAdmin(endpoint=address, credentials=root, secure=False)
     user = secrets.token_hex(8), secrets.token_hex(16)
-    admin.policy_add(policy_name=TENANT, policy=POLICY)
-    admin.user_add(access_key=user[0], secret_key=user[1])
-    admin.attach_policy(policies=[TENANT], user=user[0])
+    until = time.monotonic() + 20
+    while True:
+        # While it starts the server reads its users and policies once more, and forgets what came just before.
+        try:
+            admin.policy_add(policy_name=TENANT, policy=POLICY)
+            admin.user_add(access_key=user[0], secret_key=user[1])
+            admin.attach_policy(policies=[TENANT], user=user[0])
+            break
+        except MinioAdminException:
+            assert time.monotonic() < until, "the server keeps no policy"
+            time.sleep(0.1)
     return user
 
 

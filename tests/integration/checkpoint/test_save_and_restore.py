@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dlcloud_trainer.checkpoint import collect, restore_into
-from dlcloud_trainer.checkpoint.errors import NothingToResume, StateNotPlain, UploadFailed
+from dlcloud_trainer.checkpoint.errors import NothingToResume, StateMismatch, StateNotPlain, UploadFailed
 from dlcloud_trainer.checkpoint.layout import HEAD, Head, Manifest, seal
 from dlcloud_trainer.objects import Objects
 
@@ -68,6 +68,66 @@ def test_a_state_of_several_slices_comes_back(place: Any, rank: Make) -> None:
     assert len([key for key in place.objects().list("attempts") if key.endswith(".bin")]) == 3
     restored = rank(place, 2).checkpointer.take_over()
     assert all(torch.equal(restored.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+class Parts:
+    """A model of three slices and its optimiser, filled with one number."""
+
+    def __init__(self, value: float) -> None:
+        self.model = nn.ParameterList(nn.Parameter(torch.full((3_000_001,), value)) for _ in range(2))
+        self.model.append(nn.Parameter(torch.full((1000, 2000), value).t()))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), momentum=0.9)
+        for parameter in self.model:
+            self.optimizer.state[parameter] = {"momentum_buffer": torch.full_like(parameter.detach(), value)}
+        self.all: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+
+    def holds(self, value: float) -> bool:
+        return all(bool(tensor.eq(value).all()) for tensor in collect(self.all)[0].values())
+
+
+def test_a_checkpoint_is_read_into_the_parts_of_a_training(place: Any, rank: Make) -> None:
+    one = rank(place, 1).checkpointer
+    assert not one.claim()
+    one.save(*collect(Parts(1.0).all), step=1, samples=1)
+    one.flush(60)
+    two, parts = rank(place, 2).checkpointer, Parts(0.0)
+    assert two.claim()
+    before = [parameter.data_ptr() for parameter in parts.model]
+    restored = two.restore(parts.all)
+    assert restored.step == 1 and parts.holds(1.0)
+    assert [parameter.data_ptr() for parameter in parts.model] == before
+
+
+def test_damage_met_on_the_way_leaves_nothing_of_the_damaged_checkpoint(place: Any, rank: Make) -> None:
+    one = rank(place, 1)
+    one.checkpointer.claim()
+    for step in (1, 2):
+        one.checkpointer.save(*collect(Parts(float(step)).all), step=step, samples=step, wait=True)
+    one.checkpointer.flush(60)
+    store = place.objects()
+    newest = Manifest.parse(store.get("manifests/000000000002-000001.json"), "m")
+    assert len(newest.slices) > 2
+    last = bytearray(store.get(newest.slices[-1].key))
+    last[-1] ^= 1
+    store.put(newest.slices[-1].key, bytes(last))
+    two, parts = rank(place, 2), Parts(0.0)
+    assert two.checkpointer.claim()
+    assert two.checkpointer.restore(parts.all).step == 1
+    assert parts.holds(1.0)
+    assert [reason for reason, _ in two.warnings] == ["CheckpointDamaged"]
+
+
+def test_a_checkpoint_that_does_not_fit_changes_no_part(place: Any, rank: Make) -> None:
+    one = rank(place, 1)
+    one.checkpointer.claim()
+    one.checkpointer.save(*collect({"model": nn.Linear(4, 2)}), step=1, samples=1)
+    one.checkpointer.flush(60)
+    two, other = rank(place, 2).checkpointer, nn.Linear(4, 3)
+    before = other.weight.clone()
+    assert two.claim()
+    with pytest.raises(StateMismatch, match=r"model\.weight"):
+        two.restore({"model": other})
+    assert torch.equal(other.weight, before)
 
 
 def test_a_state_without_tensors_comes_back(place: Any, rank: Make) -> None:
@@ -323,7 +383,7 @@ def test_a_store_that_comes_back_in_time_costs_no_checkpoint(through_proxy: Any,
 
 
 def test_a_failed_upload_is_a_warning_and_the_next_save_tries_again(through_proxy: Any, proxy: Any, rank: Make) -> None:
-    one = rank(through_proxy, 1, upload_limit_s=1.0)
+    one = rank(through_proxy, 1, upload_limit_s=3.0)
     one.checkpointer.take_over()
     proxy.rule = lambda method, path: "refuse" if method == "PUT" else ""
     one.checkpointer.save({"w": torch.ones(10)}, {}, step=1, samples=1)

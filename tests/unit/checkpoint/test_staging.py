@@ -90,6 +90,7 @@ def test_several_copiers_copy_what_one_does(lengths: list[int], count: int) -> N
     state = {str(i): torch.randn(3, n).t() if i % 2 else torch.randn(n) for i, n in enumerate(lengths)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(staging_module, "_copiers", lambda size, on_gpu: count)
+        patch.setattr(staging_module, "SHARE_BYTES", 1000)
         specs, flat = Staging().copy(state)
     assert all(torch.equal(value, state[name]) for name, value in views(flat, specs).items())
 
@@ -131,7 +132,8 @@ def test_without_memory_for_a_copy_the_same_bytes_are_sent_from_where_they_lie(m
     assert sent(live[1], SMALLEST) == sent(copied[1], SMALLEST)
     ((reason, text),) = warnings
     assert reason == "CheckpointBlocks"
-    assert text.startswith("no memory for a copy of the state (3 MiB, 1099511") and "raise workers.memory" in text
+    assert text.startswith("no memory for a copy of the state (3 MiB): training waits")
+    assert "raise workers.memory by at least 1099511" in text
 
 
 def test_a_buffer_that_cannot_be_had_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

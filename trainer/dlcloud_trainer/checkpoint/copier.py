@@ -61,9 +61,7 @@ class Copier:
     def _tell(self, lacking: NoRoom) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(
-                "CheckpointBlocks", f"{lacking}: training waits for the end of each upload; raise workers.memory"
-            )
+            self._warn("CheckpointBlocks", str(lacking))
 
 
 class Live:

@@ -22,7 +22,7 @@ from .tries import in_parallel
 
 ALIGNMENT = 64
 MOST_COPIERS = 4
-WORTH_A_THREAD = 16 << 20  # bytes
+SHARE_BYTES = 16 << 20
 HUGE_PAGE = 2 << 20
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -130,6 +130,7 @@ class Staging:
         self._pinned = False
         self._specs: dict[str, TensorSpec] = {}
         self._shares: list[list[Share]] = []
+        self._copiers = 1
         self._refused: int | None = None  # bytes there was no room for: as much is not tried again
 
     @property
@@ -142,6 +143,7 @@ class Staging:
         size = plan(tensors)[1]
         if self._buffer.numel() < size:
             self._check(size)
+        self._refused = None
 
     def prepare(self, tensors: Mapping[str, Tensor]) -> None:
         """Make the buffer fit and touch its memory, which costs far more than a copy into it; raises `NoRoom`."""
@@ -164,7 +166,7 @@ class Staging:
                     source.append(live)
             copy(into, source)
 
-        in_parallel(work, self._shares, len(self._shares))
+        in_parallel(work, self._shares, self._copiers)
         return self._specs, self._buffer[:size]
 
     def _fit(self, tensors: Mapping[str, Tensor]) -> tuple[int, bool]:
@@ -178,7 +180,11 @@ class Staging:
             self._buffer, self._pinned = self._allocate(size, on_gpu), on_gpu
         if new or specs != self._specs or not self._shares:
             _zero_gaps(self._buffer, specs)
-            self._specs, self._shares = specs, _shares(self._buffer, specs, _copiers(size, on_gpu))
+            self._copiers = _copiers(size, on_gpu)
+            # Many shares: a copier that gets no core holds up no other.
+            count = 1 if self._copiers == 1 else -(-size // SHARE_BYTES)
+            self._specs, self._shares = specs, _shares(self._buffer, specs, count)
+        self._refused = None
         return size, new
 
     def _allocate(self, size: int, on_gpu: bool) -> Tensor:
@@ -193,23 +199,24 @@ class Staging:
         if self._refused is not None and size >= self._refused:
             raise NoRoom(_no_room(size, None))
         lacking = lack(size)
-        self._refused = size if lacking is not None else None
         if lacking is not None:
+            self._refused = size
             raise NoRoom(_no_room(size, lacking))
 
 
 def _no_room(size: int, lacking: Lack | None) -> str:
-    copy = f"no memory for a copy of the state ({-(-size >> 20)} MiB"
-    if lacking is None:
-        return f"{copy})"
-    return f"{copy}, {-(-lacking.missing_bytes >> 20)} MiB more than there is)"
+    more = f" by at least {-(-lacking.missing_bytes >> 20)} MiB" if lacking else ""
+    return (
+        f"no memory for a copy of the state ({-(-size >> 20)} MiB): training waits for the end of every upload; raise "
+        f"workers.memory{more}"
+    )
 
 
 def _copiers(size: int, on_gpu: bool) -> int:
     """Threads that copy: torch's own where it has several, else a few for a large state."""
     if on_gpu or torch.get_num_threads() > 1:
         return 1
-    return max(1, min(MOST_COPIERS, len(os.sched_getaffinity(0)), size // WORTH_A_THREAD))
+    return max(1, min(MOST_COPIERS, len(os.sched_getaffinity(0)), size // SHARE_BYTES))
 
 
 def _shares(buffer: Tensor, specs: Mapping[str, TensorSpec], count: int) -> list[list[Share]]:

@@ -55,7 +55,8 @@ class Aside:
 
 
 def in_parallel(act: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
-    """`act` of every item, in order; after the first error nothing more begins, and that error is raised."""
+    """`act` of every item, in order; after the first error nothing more begins, and that error is raised. The calling
+    thread is one of the `threads`."""
     if len(items) <= 1 or threads <= 1:
         return [act(item) for item in items]
     results: dict[int, R] = {}
@@ -75,9 +76,10 @@ def in_parallel(act: Callable[[T], R], items: Sequence[T], threads: int) -> list
                 with lock:
                     errors.append(error)
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(items)))]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(items)) - 1)]
     for worker in workers:
         worker.start()
+    work()
     for worker in workers:
         worker.join()
     if errors:

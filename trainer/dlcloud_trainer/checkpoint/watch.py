@@ -61,6 +61,9 @@ class Watch:
         if upload is None:
             return
         with self._lock:
+            upload.failures += 1
+            if upload.failures == 1 and time.monotonic() < upload.heard_at + SILENT_S:
+                return  # the next try may well succeed: not worth a word
             if not upload.over.is_set() and str(error) not in upload.told:
                 upload.told.add(str(error))
                 upload.tell(error, upload.heard)
@@ -83,6 +86,7 @@ class _Upload:
         self.tell = tell
         self.over = threading.Event()
         self.heard_at, self.heard = time.monotonic(), datetime.now(UTC)  # the last answer
+        self.failures = 0
         self.told: set[str] = set()
 
 
