@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,7 @@ NAMES = {
     RAW: "bare HTTP, 4 connections",
     RAW_ONE: "bare HTTP, 1 connection",
 }
+SETTLE_S = 1.0  # for what the store still does for the way before
 Values = dict[str, dict[str, list[float]]]  # by way, then by what was measured
 
 
@@ -116,6 +118,7 @@ def in_turn(made: dict[str, Worker], rounds: int, *order: Any, values: Values | 
     values = {} if values is None else values
     for _ in range(rounds):
         for way, worker in made.items():
+            time.sleep(SETTLE_S)
             for what, value in worker.order(*order).items():
                 values.setdefault(way, {}).setdefault(what, []).append(value)
     return values
@@ -255,7 +258,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one turn of each, of 100 MB")
     chosen = parser.parse_args()
     megabytes, rounds = (100.0, 1) if chosen.quick else (chosen.megabytes, chosen.rounds)
-    seconds = megabytes / 50
+    seconds = megabytes / 66
 
     peers = [TORCH, DISTRIBUTED] if importlib.util.find_spec("s3fs") else [TORCH]
     ways = [OURS, *peers, RAW, RAW_ONE]

@@ -99,7 +99,7 @@ def test_a_pin_that_arrives_in_the_middle_of_a_commit_is_kept(
 def test_what_a_failed_commit_uploaded_goes_with_the_next_one(
     through_proxy: Any, s3_place: Any, proxy: Any, rank: Make
 ) -> None:
-    one = rank(through_proxy, 1, upload_limit_s=0.2)
+    one = rank(through_proxy, 1, upload_limit_s=2.0)
     one.checkpointer.take_over()
     one.save(1)
     proxy.on("PUT", f"/{HEAD}", Fault(status=503))
