@@ -159,11 +159,9 @@ def saving(server: Server, made: dict[str, Worker], megabytes: float, rounds: in
     )
 
 
-def restoring(server: Server, ways: Sequence[str], megabytes: float, rounds: int) -> None:
-    """The table of restores, of what one save of each way has left."""
-    with workers(server, ways, megabytes, "restore"):
-        pass
-    with workers(server, ways, megabytes, "restore", writes=False) as made:
+def restoring(server: Server, ways: Sequence[str], megabytes: float, rounds: int, folder: str) -> None:
+    """The table of restores, of what writing workers have left in `folder`."""
+    with workers(server, ways, megabytes, folder, writes=False) as made:
         values = in_turn(made, rounds, "restore")
     shown = {
         "whole": ("{}: until the state is there", "s"),
@@ -263,13 +261,13 @@ def main() -> None:
     peers = [TORCH, DISTRIBUTED] if importlib.util.find_spec("s3fs") else [TORCH]
     ways = [OURS, *peers, RAW, RAW_ONE]
     with tempfile.TemporaryDirectory() as name, embedded(Path(name)) as seaweed, sink() as nothing:
-        with workers(seaweed, ways, megabytes) as made:
+        with workers(seaweed, ways, megabytes, "saved") as made:
             saving(seaweed, made, megabytes, rounds)
             training(seaweed, made, megabytes, max(1, rounds - 1), seconds)
+        restoring(seaweed, ways, megabytes, rounds, "saved")
         with workers(nothing, ways, megabytes) as made:
             saving(nothing, made, megabytes, rounds)
             spinning(nothing, made, megabytes, 1, seconds / 3)
-        restoring(seaweed, ways, megabytes, rounds)
         round_start([seaweed, nothing], 5 * rounds)
     if DISTRIBUTED not in peers:
         print(f"\n{NAMES[DISTRIBUTED]}: not measured, there is no s3fs (see docs/benchmarks.md)")

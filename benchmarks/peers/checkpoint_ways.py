@@ -2,7 +2,7 @@
 
 Run as a program with a JSON object (way, writes, endpoint, accessKey, secretKey, bucket, folder, megabytes); then one
 order a line on standard input, one JSON object a line for an answer. A process that does not write restores what
-another has saved once.
+another has saved in the same folder.
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ class Way:
 
     def __init__(self, job: dict[str, Any], state: State) -> None:
         self.job, self.state = job, state
-        self.number = 0
 
     def prepare(self) -> None:
         """What is done once, before the first save."""
@@ -85,6 +84,7 @@ class Way:
 class Ours(Way):
     def __init__(self, job: dict[str, Any], state: State) -> None:
         super().__init__(job, state)
+        self.number = 0
         os.environ |= {"AWS_ACCESS_KEY_ID": job["accessKey"], "AWS_SECRET_ACCESS_KEY": job["secretKey"]}
         self.round = 0 if job["writes"] else 1000
 
@@ -126,22 +126,19 @@ class Ours(Way):
 
 class TorchSave(Way):
     def begin(self) -> None:
-        self.number += 1
         buffer = io.BytesIO()
         torch.save({name: part.state_dict() for name, part in self.state.parts.items()}, buffer)
         size = buffer.tell()
         buffer.seek(0)
         self.client().put_object(
             self.job["bucket"],
-            f"{self.job['folder']}/torch-save-{self.number % 2 if self.job['writes'] else 1}",
+            f"{self.job['folder']}/torch-save",
             buffer,
             size,
         )
 
     def restore(self) -> None:
-        answer = self.client().get_object(
-            self.job["bucket"], f"{self.job['folder']}/torch-save-{self.number % 2 if self.job['writes'] else 1}"
-        )
+        answer = self.client().get_object(self.job["bucket"], f"{self.job['folder']}/torch-save")
         try:
             saved = torch.load(io.BytesIO(answer.read()), weights_only=True)
         finally:
@@ -158,7 +155,6 @@ class Distributed(Way):
         from torch.distributed.checkpoint import async_save
         from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 
-        self.number += 1
         saved = {name: part.state_dict() for name, part in self.state.parts.items()}
         self.future = async_save(saved, storage_writer=FsspecWriter(self._path(), **self._options()), no_dist=True)
 
@@ -176,9 +172,7 @@ class Distributed(Way):
             part.load_state_dict(saved[name])
 
     def _path(self) -> str:
-        return (
-            f"s3://{self.job['bucket']}/{self.job['folder']}/distributed-{self.number % 2 if self.job['writes'] else 1}"
-        )
+        return f"s3://{self.job['bucket']}/{self.job['folder']}/distributed"
 
     def _options(self) -> dict[str, Any]:
         where = {"endpoint_url": self.job["endpoint"], "region_name": "us-east-1"}
@@ -197,7 +191,6 @@ class Raw(Way):
         self.step = slice_size(size) if connections > 1 else size
 
     def begin(self) -> None:
-        self.number += 1
         self._all("PUT")
 
     def restore(self) -> None:
