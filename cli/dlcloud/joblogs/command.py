@@ -184,7 +184,5 @@ class _Follower:
         if record.running:
             self._err.line(f"{record.id}: no output yet ({record.phase})")
         else:
-            where = (
-                "none is on the store" if record.checkpoint_prefix else "it goes with them without spec.checkpoint"
-            )
+            where = "none is on the store" if record.checkpoint_prefix else "it goes with them without spec.checkpoint"
             self._err.line(f"{record.id}: there is no output: the workers wrote none, or their pods are gone ({where})")
