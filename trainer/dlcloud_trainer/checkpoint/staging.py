@@ -182,7 +182,7 @@ class Staging:
             _zero_gaps(self._buffer, specs)
             self._copiers = _copiers(size, on_gpu)
             # Many shares: a copier that gets no core holds up no other.
-            count = 1 if self._copiers == 1 else -(-size // SHARE_BYTES)
+            count = 1 if self._copiers == 1 else max(1, -(-size // SHARE_BYTES))
             self._specs, self._shares = specs, _shares(self._buffer, specs, count)
         self._refused = None
         return size, new
