@@ -43,7 +43,7 @@ NAMES = {
     RAW: "bare HTTP, 4 connections",
     RAW_ONE: "bare HTTP, 1 connection",
 }
-SETTLE_S = 1.0  # for what the store still does for the way before
+SETTLE_S = 0.5  # for what the store still does for the way before
 Values = dict[str, dict[str, list[float]]]  # by way, then by what was measured
 
 
@@ -75,6 +75,9 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
         self._way = way
+
+    def ready(self) -> None:
+        """Wait until it takes orders."""
         self._answer()
 
     def order(self, *words: Any) -> dict[str, float]:
@@ -109,6 +112,8 @@ def workers(
         for way in ways:
             made[way] = Worker(server, way, megabytes, folder or f"bench-{secrets.token_hex(4)}", writes)
             stack.callback(made[way].close)
+        for worker in made.values():
+            worker.ready()
         in_turn(made, 1, "save" if writes else "restore")
         yield made
 
@@ -118,7 +123,7 @@ def in_turn(made: dict[str, Worker], rounds: int, *order: Any, values: Values | 
     values = {} if values is None else values
     for _ in range(rounds):
         for way, worker in made.items():
-            time.sleep(SETTLE_S)
+            time.sleep(SETTLE_S if order != ("claim",) else 0.0)
             for what, value in worker.order(*order).items():
                 values.setdefault(way, {}).setdefault(what, []).append(value)
     return values
@@ -256,7 +261,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one turn of each, of 100 MB")
     chosen = parser.parse_args()
     megabytes, rounds = (100.0, 1) if chosen.quick else (chosen.megabytes, chosen.rounds)
-    seconds = megabytes / 66
+    seconds = megabytes / 80
 
     peers = [TORCH, DISTRIBUTED] if importlib.util.find_spec("s3fs") else [TORCH]
     ways = [OURS, *peers, RAW, RAW_ONE]

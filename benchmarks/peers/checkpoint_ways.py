@@ -70,6 +70,9 @@ class Way:
 
     def finish(self) -> None: ...
 
+    def settle(self) -> None:
+        """What may be done later, but before the next save."""
+
     def restore(self) -> None:
         """Into a fresh state, which `self.state` is then."""
 
@@ -85,6 +88,7 @@ class Ours(Way):
     def __init__(self, job: dict[str, Any], state: State) -> None:
         super().__init__(job, state)
         self.number = 0
+        self.committed = threading.Event()
         os.environ |= {"AWS_ACCESS_KEY_ID": job["accessKey"], "AWS_SECRET_ACCESS_KEY": job["secretKey"]}
         self.round = 0 if job["writes"] else 1000
 
@@ -96,11 +100,16 @@ class Ours(Way):
 
     def begin(self) -> None:
         self.number += 1
+        self.committed.clear()
         tensors, state = collect(self.state.parts)
         assert self.checkpointer.save(tensors, state, step=self.number, samples=self.number)
 
     def finish(self) -> None:
-        self.checkpointer.flush(300)
+        while not self.committed.wait(0.5):
+            self.checkpointer.check()
+
+    def settle(self) -> None:
+        self.checkpointer.flush(300)  # what the commit made superfluous is deleted
 
     def restore(self) -> None:
         assert self._next_round().claim()
@@ -120,7 +129,7 @@ class Ours(Way):
             keep_last=1,
             keep_best=0,
         )
-        self.checkpointer = Checkpointer(settings, on_commit=lambda commit: None, on_warning=_complain)
+        self.checkpointer = Checkpointer(settings, on_commit=lambda commit: self.committed.set(), on_warning=_complain)
         return self.checkpointer
 
 
@@ -246,6 +255,7 @@ def save(way: Way, base_rss: int) -> dict[str, float]:
         way.begin()
         found["blocked"] = time.perf_counter() - began
         way.finish()
+    way.settle()
     return found
 
 
@@ -264,25 +274,27 @@ def restore(way: Way, megabytes: float) -> dict[str, float]:
 
 def train(way: Way, seconds: float) -> dict[str, float]:
     """Seconds a save costs a training: `seconds` of steps with one, less what as many steps take without."""
-    plain = _steps(way.state, lambda: time.perf_counter(), seconds / 2)
+    plain = _steps(way.state, seconds / 2)
     begun = time.perf_counter()
     way.begin()
     blocked = time.perf_counter() - begun
     done = threading.Event()
     waiter = threading.Thread(target=lambda: (way.finish(), done.set()))
     waiter.start()
-    slowed = _steps(way.state, lambda: time.perf_counter(), seconds)
+    slowed = _steps(way.state, seconds)
     waiter.join()
-    after = _steps(way.state, lambda: time.perf_counter(), seconds / 2)
+    way.settle()
+    after = _steps(way.state, seconds / 2)
     usual = statistics.median(plain + after)
     return {"blocked": blocked, "slowed": sum(slowed) - usual * len(slowed), "step": usual}
 
 
-def _steps(state: State, clock: Callable[[], float], seconds: float) -> list[float]:
-    times, end = [], clock() + seconds
-    while (began := clock()) < end:
+def _steps(state: State, seconds: float) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
         state.step()
-        times.append(clock() - began)
+        times.append(time.perf_counter() - began)
     return times
 
 
@@ -297,6 +309,7 @@ def spin(way: Way, what: str, seconds: float) -> dict[str, float]:
         while not stop.is_set():
             way.begin()
             way.finish()
+            way.settle()
             uploads[0] += 1
 
     thread = threading.Thread(target=upload)
