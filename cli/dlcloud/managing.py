@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 from dlcloud_operator.api import Phase
 
-from .commands.place import Place
 from .exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from .formats import Format, document_text
 from .jobs.errors import JobsError
 from .jobs.source import INTERRUPTED, JobRecord
 from .listing import describe_document, describe_lines, list_document, list_lines
 from .output import Output
+from .place import Place
 from .watching import goes_on, watch
 
 SHOWN = 20
@@ -27,7 +27,7 @@ def list_command(
     """Print the jobs; 0 also for none. What cannot be read is a line on `err`."""
     source = place.open(all_namespaces=all_namespaces)
     records = source.records()
-    for problem in getattr(source, "problems", ()):
+    for problem in source.problems:
         err.line(problem)
     if form.for_machines:
         out.line(document_text(list_document(records), form))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .commands.place import Place
 from .curve import Axis, Curve, make_curve
 from .exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from .history import DEFAULT_METRICS, read_head
@@ -23,6 +22,7 @@ from .jobs.errors import Unreachable
 from .metrics import Metric, Record, find_metric, merge, metrics_of, read_records
 from .objects import StoreError
 from .output import Output
+from .place import Place
 from .target import Target, open_target
 
 SUFFIXES = (".png", ".svg", ".csv")

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from dlcloud_operator.api import Phase
 
-from .commands.place import Place
 from .exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from .home import short
 from .jobs.errors import JobNotFound, JobsError
 from .jobs.run_folder import is_held, run_ids, runs_folder
 from .jobs.source import JobRecord, JobSource
 from .output import Output
+from .place import Place
 from .view.words import size
 
 _SAVE_S = 900.0

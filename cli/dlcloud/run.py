@@ -27,7 +27,7 @@ from .overrides import apply_overrides
 from .store import given_access, is_locked, store_need
 
 if TYPE_CHECKING:
-    from .commands.place import Place
+    from .place import Place
     from .session import StoreSettings
 
 _NEEDED = {"aiohttp": "operator", "jinja2": "operator", "jwt": "operator", "torch": "trainer", "minio": "local"}

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from dlcloud_operator.api import InvalidManifest
 
-from .commands.place import Place
 from .home import home
 from .jobs.errors import JobsError
 from .jobs.source import JobRecord
 from .objects import Access, Reader, StoreError, open_reader
+from .place import Place
 from .store import given_access
 
 _MANIFEST = re.compile(r"(?:head\.json|manifests/[^/]*)?$")

@@ -14,12 +14,17 @@ STANDARD = frozenset(sys.stdlib_module_names)
 API = "dlcloud_operator.api"
 CORE = "dlcloud_operator.core"
 ENGINE = "dlcloud_operator.engine"
+KUBE = "dlcloud_operator.kube"
 
 # folder -> what its modules may import beside the standard library and themselves
 ALLOWED: dict[str, frozenset[str]] = {
     "operator/dlcloud_operator/api": frozenset({API, "pydantic", "pydantic_core", "annotated_types", "yaml"}),
     "operator/dlcloud_operator/core": frozenset({CORE, API}),
     "operator/dlcloud_operator/engine": frozenset({ENGINE, CORE, API, "aiohttp", "jinja2", "jwt", "yaml", "pydantic"}),
+    "operator/dlcloud_operator/kube": frozenset(
+        {KUBE, ENGINE, CORE, API, "aiohttp", "cryptography", "kopf", "kubernetes", "prometheus_client"}
+    ),
+    "operator/dlcloud_operator": frozenset({KUBE, ENGINE, CORE, API}),
     "cli/dlcloud": frozenset(
         {
             "dlcloud",

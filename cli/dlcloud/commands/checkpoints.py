@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..exits import EXIT_INTERRUPTED
 from ..formats import Format
 from ..output import Output
-from .place import ContextOption, EndpointOption, KubeconfigOption, LocalOption, NamespaceOption, Place, complete_job
+from ..place import Place
+from .place import complete_job, on_place
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -102,22 +102,21 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="checkpoints")
 
 
+@on_place(endpoint=True)
 def ls(
     job: TargetArgument,
     output: Annotated[Format, typer.Option("-o", "--output", help="wide adds times and URIs.")] = Format.TEXT,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..checkpoints.listing import list_checkpoints
 
-    with _target(job, Place(local, kubeconfig, context, namespace, endpoint)) as target:
+    with _target(job, place) as target:
         list_checkpoints(target, output, Output(sys.stdout))
 
 
+@on_place(endpoint=True)
 def verify(
     job: TargetArgument,
     steps: Annotated[
@@ -127,20 +126,18 @@ def verify(
     output: Annotated[
         Format, typer.Option("-o", "--output", metavar="json|yaml", help="A list for machines.")
     ] = Format.TEXT,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..checkpoints import actions
 
-    with _target(job, Place(local, kubeconfig, context, namespace, endpoint)) as target:
+    with _target(job, place) as target:
         code = actions.verify(target, steps or ["all"], output, Output(sys.stdout), Output(sys.stderr))
     raise typer.Exit(code)
 
 
+@on_place(endpoint=True)
 def get(
     job: TargetArgument,
     step: StepArgument = "latest",
@@ -150,43 +147,36 @@ def get(
     ] = None,
     only: Annotated[str, typer.Option(metavar="PART", help="One part of the state: model, optimizer ...")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..checkpoints import actions
 
-    with _target(job, Place(local, kubeconfig, context, namespace, endpoint)) as target:
+    with _target(job, place) as target:
         actions.get(target, step, out, only=only, force=force, out=Output(sys.stdout), err=Output(sys.stderr))
 
 
+@on_place(endpoint=True)
 def pin(
     job: TargetArgument,
     steps: StepsArgument,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
-    _set_pins(job, steps, True, Place(local, kubeconfig, context, namespace, endpoint))
+    _set_pins(job, steps, True, place)
 
 
+@on_place(endpoint=True)
 def unpin(
     job: TargetArgument,
     steps: StepsArgument,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
-    _set_pins(job, steps, False, Place(local, kubeconfig, context, namespace, endpoint))
+    _set_pins(job, steps, False, place)
 
 
 def _set_pins(job: str, steps: list[str], pinned: bool, place: Place) -> None:
@@ -196,6 +186,7 @@ def _set_pins(job: str, steps: list[str], pinned: bool, place: Place) -> None:
         actions.pin(target, steps, pinned, Output(sys.stdout), Output(sys.stderr))
 
 
+@on_place(endpoint=True)
 def rm(
     job: TargetArgument,
     steps: StepsArgument,
@@ -203,17 +194,14 @@ def rm(
         bool, typer.Option("--force", help="Also pinned ones and the newest, without a question.")
     ] = False,
     stopped: Annotated[bool, typer.Option("--stopped", help="With a URI: no job works there any more.")] = False,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..checkpoints import actions
 
     ask = (lambda why: typer.confirm(f"{why}. Remove it?", err=True)) if sys.stdin.isatty() else None
-    with _target(job, Place(local, kubeconfig, context, namespace, endpoint)) as target:
+    with _target(job, place) as target:
         code = actions.remove(
             target, steps, force=force, stopped=stopped, ask=ask, out=Output(sys.stdout), err=Output(sys.stderr)
         )
@@ -233,5 +221,3 @@ def _target(job: str, place: Place) -> Iterator[Target]:
     except Refused as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_USAGE) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from ..formats import Format
-from .place import ContextOption, KubeconfigOption, LocalOption, NamespaceOption, Place
+from ..place import Place
+from .place import on_place
 
 _EPILOG = """Examples:
 
@@ -37,14 +38,13 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=_EPILOG, help="Check what a run needs, here or in a cluster, and say how to mend it.")(doctor)
 
 
+@on_place()
 def doctor(
     manifest: Annotated[
         Path | None, typer.Argument(metavar="[JOB.yaml]", help="A manifest to check for as well.")
     ] = None,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
     endpoint: Annotated[
         str, typer.Option(metavar="URL", envvar="AWS_ENDPOINT_URL", show_envvar=False, help="S3 server to use.")
     ] = "",
@@ -54,5 +54,4 @@ def doctor(
     """See `help`."""
     from ..doctor.command import DoctorOptions, doctor_command
 
-    place = Place(local=local, kubeconfig=kubeconfig, context=context, namespace=namespace)
     raise typer.Exit(doctor_command(DoctorOptions(place, manifest, endpoint, output, limit)))

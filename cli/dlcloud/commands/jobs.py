@@ -13,7 +13,8 @@ import typer
 from ..exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from ..formats import Format
 from ..output import Output
-from .place import ContextOption, JobArgument, KubeconfigOption, LocalOption, NamespaceOption, Place, complete_job
+from ..place import Place
+from .place import JobArgument, complete_job, on_place
 
 OutputOption = Annotated[
     Format,
@@ -104,56 +105,52 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=_COMPLETION, help="Print the completion script for a shell.")(completion)
 
 
+@on_place()
 def list_jobs(
     output: OutputOption = Format.TEXT,
     every: Annotated[bool, typer.Option("--all", help="Local runs: not only the newest 20.")] = False,
     all_namespaces: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="A cluster: the jobs of all namespaces.")
     ] = False,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..managing import list_command
 
-    place = Place(local, kubeconfig, context, namespace)
     out, err = Output(sys.stdout), Output(sys.stderr)
     raise typer.Exit(list_command(place, out, err, output, every=every, all_namespaces=all_namespaces))
 
 
+@on_place()
 def describe(
     job: JobArgument,
     output: OutputOption = Format.TEXT,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..managing import describe_command
 
-    raise typer.Exit(describe_command(Place(local, kubeconfig, context, namespace), job, Output(sys.stdout), output))
+    raise typer.Exit(describe_command(place, job, Output(sys.stdout), output))
 
 
+@on_place()
 def suspend(
     job: JobArgument,
     timeout: Annotated[
         int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for it; the job stops all the same.")
     ] = 900,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..managing import suspend_command
 
-    place = Place(local, kubeconfig, context, namespace)
     raise typer.Exit(suspend_command(place, job, Output(sys.stdout), Output(sys.stderr), wait_s=timeout))
 
 
+@on_place()
 def resume(
     job: JobArgument,
     detach: Annotated[
@@ -169,13 +166,10 @@ def resume(
         bool | None,
         typer.Option("--logs/--no-logs", help="The ranks' output among the plain lines [default: for scripts]."),
     ] = None,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
-    place = Place(local, kubeconfig, context, namespace)
     if not place.in_cluster:
         from ..run import ResumeOptions, resume_command
 
@@ -194,6 +188,7 @@ def resume(
     raise typer.Exit(resume_in_cluster(place, job, out, err, plain=plain, logs=logs, detach=detach))
 
 
+@on_place()
 def remove(
     jobs: Annotated[
         list[str] | None, typer.Argument(metavar="JOB...", help="Jobs to delete.", autocompletion=complete_job)
@@ -205,10 +200,8 @@ def remove(
     finished: Annotated[bool, typer.Option("--finished", help="All that have succeeded or failed.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All jobs.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before objects are deleted.")] = False,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     if sum((bool(jobs), finished, every)) != 1:
@@ -217,7 +210,6 @@ def remove(
     from ..removing import RemoveOptions, remove_command
 
     options = RemoveOptions(tuple(jobs or ()), finished=finished, every=every, objects=objects, force=force, yes=yes)
-    place = Place(local, kubeconfig, context, namespace)
     raise typer.Exit(remove_command(place, options, Output(sys.stdout), Output(sys.stderr)))
 
 

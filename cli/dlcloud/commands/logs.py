@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from ..exits import EXIT_INTERRUPTED, EXIT_USAGE
+from ..exits import EXIT_USAGE
 from ..formats import Format
 from ..output import Output
-from .place import ContextOption, EndpointOption, JobArgument, KubeconfigOption, LocalOption, NamespaceOption, Place
+from ..place import Place
+from .place import JobArgument, on_place
 
 _EPILOG = """Examples:
 
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=_EPILOG, help="Show a job's output, also after its pods are gone.")(logs)
 
 
+@on_place(endpoint=True)
 def logs(
     job: JobArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on to the job's end.")] = False,
@@ -47,11 +49,8 @@ def logs(
     output: Annotated[
         Format, typer.Option("-o", "--output", metavar="text|json", help="Output format.", show_default=False)
     ] = Format.TEXT,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..joblogs.command import LogOptions, logs_command
@@ -61,9 +60,4 @@ def logs(
         typer.echo(f"-o {output}: output has lines, so give text or json", err=True)
         raise typer.Exit(EXIT_USAGE)
     options = LogOptions(Selection(frozenset(ranks or ()), worker), follow, tail, output)
-    place = Place(local, kubeconfig, context, namespace, endpoint)
-    try:
-        code = logs_command(place.open(), job, options, Output(sys.stdout), Output(sys.stderr))
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    raise typer.Exit(code)
+    raise typer.Exit(logs_command(place.open(), job, options, Output(sys.stdout), Output(sys.stderr)))

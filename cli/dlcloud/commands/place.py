@@ -1,25 +1,21 @@
-"""The options that say where jobs are, shared by all commands: this machine, or a cluster.
+"""What commands on jobs have in common: the argument JOB, and the options that say where the jobs are.
 
-May import typer. A cluster is meant by --kubeconfig, --context or -n, when $KUBECONFIG is set, or by the kubectl
-plugin; --local wins.
+May import typer and the place.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..home import PLUGIN, program
+from ..exits import EXIT_INTERRUPTED
+from ..place import Place
 
-if TYPE_CHECKING:
-    from ..jobs.source import JobSource
-
+_PREFIX = "place_"
 LocalOption = Annotated[bool, typer.Option("--local", help="Local runs, even when $KUBECONFIG is set.")]
 KubeconfigOption = Annotated[
     Path | None, typer.Option("--kubeconfig", metavar="FILE", help="A cluster: its kubeconfig [default: $KUBECONFIG].")
@@ -27,6 +23,14 @@ KubeconfigOption = Annotated[
 ContextOption = Annotated[str, typer.Option("--context", metavar="NAME", help="A cluster: context of the kubeconfig.")]
 NamespaceOption = Annotated[
     str, typer.Option("--namespace", "-n", metavar="NAME", help="A cluster: namespace [default: the context's].")
+]
+EndpointOption = Annotated[
+    str,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="The S3 server as it is reached from here, for a job of a cluster or a URI [default: $AWS_ENDPOINT_URL].",
+    ),
 ]
 
 
@@ -44,57 +48,45 @@ JobArgument = Annotated[
         autocompletion=complete_job, show_default=False,
     ),
 ]  # fmt: skip
-EndpointOption = Annotated[
-    str,
-    typer.Option(
-        "--endpoint",
-        metavar="URL",
-        help="The S3 server as it is reached from here, for a job of a cluster or a URI [default: $AWS_ENDPOINT_URL].",
-    ),
-]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the user says the jobs are; `endpoint` is their S3 server as it is reached from here."""
+def on_place(*, endpoint: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """For a command with the parameter `place`: the options of a place stand there, with `endpoint` also --endpoint.
 
-    local: bool = False
-    kubeconfig: Path | None = None
-    context: str = ""
-    namespace: str = ""
-    endpoint: str = ""
+    Ctrl-C ends it with the exit code that says so.
+    """
 
-    def command(self, *words: str) -> str:
-        """A command of ours on the same place, as a message may name it."""
-        options = ["--local"] if self.local and _by_default() else []
-        options += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
-        options += ["--context", self.context] if self.context else []
-        options += ["-n", self.namespace] if self.namespace else []
-        return shlex.join([*program(), *words, *options])
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        options = _options(endpoint)
+        parameters: dict[str, inspect.Parameter] = {}
+        for name, own in inspect.signature(command, eval_str=True).parameters.items():
+            parameters |= options if name == "place" else {name: own.replace(kind=inspect.Parameter.KEYWORD_ONLY)}
 
-    @property
-    def in_cluster(self) -> bool:
-        """Whether a cluster is meant."""
-        given = self.kubeconfig or self.context or self.namespace
-        return (bool(given) or _by_default()) and not self.local
+        def run(**given: Any) -> None:
+            where = {name.removeprefix(_PREFIX): given.pop(name) for name in options}
+            try:
+                command(place=Place(**where), **given)
+            except KeyboardInterrupt:
+                raise typer.Exit(EXIT_INTERRUPTED) from None
 
-    def open(self, *, all_namespaces: bool = False) -> JobSource:
-        """The source of jobs there. Raises JobsError."""
-        if self.in_cluster:
-            from ..jobs.cluster import ClusterJobs
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        # Typer reads these two.
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        return run
 
-            return ClusterJobs(
-                kubeconfig=self.kubeconfig,
-                context=self.context,
-                namespace=self.namespace,
-                all_namespaces=all_namespaces,
-                endpoint=self.endpoint,
-            )
-        from ..jobs.local_runs import LocalRuns
-
-        return LocalRuns()
+    return wrap
 
 
-def _by_default() -> bool:
-    """Whether a cluster is meant without an option."""
-    return bool(os.environ.get("KUBECONFIG")) or Path(sys.argv[0]).name == PLUGIN
+def _options(endpoint: bool) -> dict[str, inspect.Parameter]:
+    """One for each field of Place, by a name that no parameter of a command has."""
+    found = {
+        "local": LocalOption, "kubeconfig": KubeconfigOption, "context": ContextOption, "namespace": NamespaceOption
+    } | ({"endpoint": EndpointOption} if endpoint else {})  # fmt: skip
+    defaults = Place()
+    return {
+        _PREFIX + field: inspect.Parameter(
+            _PREFIX + field, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, field), annotation=option
+        )
+        for field, option in found.items()
+    }

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from ..exits import EXIT_INTERRUPTED
 from ..output import Output
-from .place import ContextOption, EndpointOption, KubeconfigOption, LocalOption, NamespaceOption, Place, complete_job
+from ..place import Place
+from .place import complete_job, on_place
 
 _EPILOG = """Examples:
 
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=_EPILOG, help="Draw learning curves, of several runs over each other.")(plot)
 
 
+@on_place(endpoint=True)
 def plot(
     jobs: Annotated[
         list[str],
@@ -62,20 +63,12 @@ def plot(
     axis: Annotated[_Axis, typer.Option("--x", metavar="step|epoch|time", help="Horizontal axis.")] = _Axis.STEP,
     width: Annotated[int | None, typer.Option(metavar="N", min=1, help="Columns, or pixels of a picture.")] = None,
     height: Annotated[int | None, typer.Option(metavar="N", min=1, help="Rows a panel, or pixels in all.")] = None,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
-    endpoint: EndpointOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..curve import Axis
     from ..plotting import PlotOptions, plot_command
 
     options = PlotOptions(tuple(jobs), tuple(metrics or ()), out, smooth, Axis(axis), width, height)
-    place = Place(local, kubeconfig, context, namespace, endpoint)
-    try:
-        code = plot_command(options, place, Output(sys.stdout), Output(sys.stderr))
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    raise typer.Exit(code)
+    raise typer.Exit(plot_command(options, place, Output(sys.stdout), Output(sys.stderr)))

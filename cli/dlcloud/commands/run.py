@@ -14,7 +14,8 @@ import typer
 from ..exits import EXIT_USAGE
 from ..formats import Format
 from ..output import Output
-from .place import ContextOption, KubeconfigOption, LocalOption, NamespaceOption, Place
+from ..place import Place
+from .place import on_place
 
 _RUN_EPILOG = """Examples:
 
@@ -64,8 +65,9 @@ def register(app: typer.Typer) -> None:
     )
 
 
+@on_place()
 def run(
-    context: typer.Context,
+    given: typer.Context,
     manifest: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The manifest of a TrainingJob.")],
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the job is accepted; it goes on in the background.")
@@ -93,10 +95,8 @@ def run(
         bool | None,
         typer.Option("--logs/--no-logs", help="The ranks' output among the plain lines [default: for scripts]."),
     ] = None,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    kube_context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..run import RunOptions, run_command
@@ -112,17 +112,16 @@ def run(
         logs=logs,
         detach=detach,
     )
-    place = Place(local, kubeconfig, kube_context, namespace)
     if not place.in_cluster:
-        if not local:
+        if not place.local:
             typer.echo("no cluster is named (--kubeconfig, --context, -n, $KUBECONFIG): running on this machine")
         raise typer.Exit(run_command(options))
     names = {"run_dir": "--run-dir", "store": "--store", "endpoint": "--endpoint"}
-    given = [
-        option for name, option in names.items() if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    local_only = [
+        option for name, option in names.items() if str(given.get_parameter_source(name)).endswith("COMMANDLINE")
     ]
-    if given:
-        typer.echo(f"{', '.join(given)}: for runs on this machine; add --local, or leave it out", err=True)
+    if local_only:
+        typer.echo(f"{', '.join(local_only)}: for runs on this machine; add --local, or leave it out", err=True)
         raise typer.Exit(EXIT_USAGE)
     from ..run import run_in_cluster
 

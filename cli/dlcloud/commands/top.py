@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from ..exits import EXIT_INTERRUPTED
 from ..formats import Format
 from ..output import Output
-from .place import ContextOption, KubeconfigOption, LocalOption, NamespaceOption, Place, complete_job
+from ..place import Place
+from .place import complete_job, on_place
 
 _EPILOG = """Examples:
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=_EPILOG, help="Watch running jobs.")(top)
 
 
+@on_place()
 def top(
     job: Annotated[
         str, typer.Argument(metavar="[JOB]", help="One job, closer.", show_default=False, autocompletion=complete_job)
@@ -45,17 +46,10 @@ def top(
     output: Annotated[
         Format, typer.Option("-o", "--output", metavar="text|json|yaml", help="Output format.", show_default=False)
     ] = Format.TEXT,
-    local: LocalOption = False,
-    kubeconfig: KubeconfigOption = None,
-    context: ContextOption = "",
-    namespace: NamespaceOption = "",
+    *,
+    place: Place,
 ) -> None:
     """See `help`."""
     from ..top.command import TopOptions, top_command
 
-    place = Place(local, kubeconfig, context, namespace)
-    try:
-        code = top_command(place.open(), TopOptions(job, every, once, output), Output(sys.stdout))
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    raise typer.Exit(code)
+    raise typer.Exit(top_command(place.open(), TopOptions(job, every, once, output), Output(sys.stdout)))

@@ -10,12 +10,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..commands.place import Place
 from ..exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from ..formats import Format, document_text
 from ..jobs.cluster import ClusterJobs
 from ..manifest import ManifestErrors, load_manifest
 from ..output import Output
+from ..place import Place
 from .examination import Examination
 from .findings import State
 from .programs import Bench

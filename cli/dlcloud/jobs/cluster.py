@@ -67,6 +67,11 @@ class ClusterJobs:
         scope = "all namespaces" if self._all_namespaces else f"namespace {self.connection.namespace}"
         return f"cluster {self.connection.context}, {scope}"
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """None: a job that does not fit the models is a record that says so."""
+        return ()
+
     def records(self) -> list[JobRecord]:
         """All jobs of the namespace (or of all), newest first."""
         path = f"/apis/{API_VERSION}/{PLURAL}" if self._all_namespaces else self.jobs_path()

@@ -5,7 +5,7 @@ May import the API, the core's values and this package's objects and views. No i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,11 @@ class JobSource(Protocol):
     @property
     def where(self) -> str:
         """The place in words, for messages: `local runs in ~/...`, `cluster kind-a, namespace default`."""
+        ...
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """A line for each job that the last `records` had to leave out."""
         ...
 
     def records(self) -> list[JobRecord]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlcloud.commands.place import Place
 from dlcloud.formats import Format
 from dlcloud.jobs.source import JobRecord
 from dlcloud.listing import age, describe_lines, list_lines
 from dlcloud.managing import describe_command, list_command
 from dlcloud.output import Output
+from dlcloud.place import Place
 from dlcloud.view.snapshot import EventLine
 from dlcloud_operator.api import Condition, Failure, Outcome, Phase, WorkerCounts
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from dlcloud.commands.place import Place
+from dlcloud.commands.place import on_place
+from dlcloud.exits import EXIT_INTERRUPTED
 from dlcloud.main import app
+from dlcloud.place import Place
 
 from .runs import job_view, make_run
 
@@ -121,3 +123,14 @@ def test_errors_have_the_exit_codes_of_the_documentation(tmp_path: Path) -> None
         env.pop("KUBECONFIG", None)
         done = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True)
         assert (done.returncode, "Traceback" in done.stderr) == (expected, False), done.stderr
+
+
+def test_ctrl_c_ends_any_command_on_jobs_with_its_own_exit_code() -> None:
+    @on_place()
+    def waits(*, place: Place) -> None:
+        assert place == Place(namespace="research")
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        waits(place_local=False, place_kubeconfig=None, place_context="", place_namespace="research")
+    assert ended.value.exit_code == EXIT_INTERRUPTED

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dlcloud.commands.place import Place
 from dlcloud.jobs.local_runs import LocalRuns
 from dlcloud.jobs.run_folder import hold
 from dlcloud.output import Output
+from dlcloud.place import Place
 from dlcloud.removing import RemoveOptions, remove_command
 from dlcloud_operator.api import Phase
 
