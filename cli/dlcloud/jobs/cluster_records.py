@@ -1,19 +1,19 @@
 """From the API server's objects to this program's values. Pure.
 
-May import the API, the core's values and this package. Forgiving: what a newer operator writes must not hide a job.
+May import the API, the engine's reading of objects and this package. Forgiving: what a newer operator writes must not
+hide a job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from dlcloud_operator.api import Phase
-from dlcloud_operator.api.reading import read_status
 from dlcloud_operator.api.validation import parse_spec
-from dlcloud_operator.core.model import JobKey, JobView
+from dlcloud_operator.engine.reading import job_view, mapping, on_store, time_of
 
 from ..view.snapshot import EventLine
 from .source import JobRecord
@@ -43,28 +43,22 @@ class ClusterRecord(JobRecord):
 
 def record_of(raw: Mapping[str, Any]) -> ClusterRecord:
     """The job of a TrainingJob object, whatever its spec and status look like."""
-    metadata = raw.get("metadata") or {}
-    given = raw.get("status")
-    status = given if isinstance(given, Mapping) else {}
-    spec, problems = parse_spec(raw.get("spec"), ignore_unknown=True, allow_privileged=True)
-    name = str(metadata.get("name") or "")
-    view = JobView(
-        key=JobKey(str(metadata.get("namespace") or "default"), name),
-        uid=str(metadata.get("uid") or ""),
-        resource_version=str(metadata.get("resourceVersion") or ""),
-        generation=int(metadata.get("generation") or 0),
-        created_at=time_of(metadata.get("creationTimestamp")) or datetime.now(UTC),
-        status=read_status(status),
-        spec=spec,
-        problems=problems,
-        deleting=bool(metadata.get("deletionTimestamp")),
-    )
+    parsed = parse_spec(raw.get("spec"), ignore_unknown=True, allow_privileged=True)
+    view = job_view(raw, parsed, datetime.now(UTC))
+    if view.spec is not None and view.status.object_store is not None:
+        view = replace(view, spec=on_store(view.spec, view.status.object_store))
+    status = mapping(raw.get("status"))
     phase = str(status.get("phase") or "")
     message = str(status.get("message") or "") or (_NOT_SEEN if not phase else "")
     if view.deleting:
         message = f"is being deleted; {message}".rstrip("; ")
     return ClusterRecord(
-        id=name, job=view, phase=phase or Phase.PENDING.value, message=message, running=phase not in _FINISHED, raw=raw
+        id=view.key.name,
+        job=view,
+        phase=phase or Phase.PENDING.value,
+        message=message,
+        running=phase not in _FINISHED,
+        raw=raw,
     )
 
 
@@ -88,15 +82,6 @@ def event_lines(items: list[Mapping[str, Any]]) -> list[EventLine]:
         message += f" ({count} times)" if count > 1 else ""
         found.append(EventLine(at, str(item.get("reason") or ""), message, item.get("type") == "Warning"))
     return sorted(found, key=lambda line: line.at)
-
-
-def time_of(text: Any) -> datetime | None:
-    """An RFC 3339 time, None for anything else."""
-    try:
-        at = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _at(value: Any, *path: str) -> Any:

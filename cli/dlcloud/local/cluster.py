@@ -78,7 +78,7 @@ class LocalCluster:
         return [pod.view() for _, pod in sorted(self._pods.items()) if pod.owner_uid == job.uid]
 
     async def create_pod(self, job: JobView, manifest: Mapping[str, Any]) -> None:
-        """Start a pod. Raises Refused for one that cannot run here, Conflict for a taken name or a job that is gone."""
+        """Start a pod. Raises Refused when it cannot run here, Conflict when its job, or a pod of its name, goes."""
         name = str(manifest["metadata"]["name"])
         if self._closed:
             raise Refused("this run is being stopped")
@@ -87,9 +87,9 @@ class LocalCluster:
         if existing := self._pods.get(name):
             if existing.owner_uid == job.uid and not existing.deleting:
                 return
-            raise Conflict(
-                f"pod {name} still exists: {'it is being deleted' if existing.deleting else 'of another owner'}"
-            )
+            if existing.deleting:
+                raise Conflict(f"pod {name} is still being deleted")
+            raise Refused(f'pod "{name}" exists already and belongs to an earlier job of this name')
         _check(manifest)
         folder = self._run_dir / "pods" / name
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier job of this name in the same run folder
@@ -115,6 +115,13 @@ class LocalCluster:
             on_change=self._pod_changed,
         )
         self._notify(job.key)
+
+    def has_object(self, job: JobView, manifest: Mapping[str, Any]) -> bool:
+        """Nothing beside pods means anything on one machine."""
+        return True
+
+    async def ensure_object(self, job: JobView, manifest: Mapping[str, Any]) -> None:
+        """Never asked for."""
 
     async def delete_pod(self, job: JobView, action: DeletePod) -> None:
         """SIGTERM, the pod's or the action's grace, SIGKILL; listed as deleting until its processes are gone."""

@@ -1,6 +1,6 @@
 """One pod as processes of this machine: volumes, init containers, the trainer container, and how it ended.
 
-May import this package, the engine's message parser and the core's values. It does what a kubelet does.
+May import this package, the engine's reading of last words and the core's values. It does what a kubelet does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dlcloud_operator.core.model import JobKey, PodExit, PodPhase, PodView, RankResult
-from dlcloud_operator.engine.rendezvous.messages import BadMessage, parse_termination
+from dlcloud_operator.engine.reading import last_words
 
 from .environment import Launch, base_environment, build_launch
 from .facts import ADDRESS, NODE, Manifest, NotReady, Objects, PodFacts
@@ -211,11 +211,7 @@ class LocalPod:
             text = ""
         if not text.strip():
             return ("" if code == 0 else log_tail(self.log)), ()
-        try:
-            message, results = parse_termination(text, self._context.now())
-        except BadMessage:
-            return text, ()
-        return message.message, results
+        return last_words(text, self._context.now())
 
 
 def log_tail(path: Path) -> str:

@@ -3,6 +3,7 @@
 from .base import (
     API_VERSION,
     GROUP,
+    KIND,
     LABEL_INCARNATION,
     LABEL_INDEX,
     LABEL_JOB,
@@ -18,6 +19,7 @@ from .status import (
     EndedRound,
     Failure,
     Member,
+    ObjectStoreStatus,
     Outcome,
     Phase,
     Progress,
@@ -41,6 +43,7 @@ from .trainingjob import (
 __all__ = [
     "API_VERSION",
     "GROUP",
+    "KIND",
     "LABEL_INCARNATION",
     "LABEL_INDEX",
     "LABEL_JOB",
@@ -57,6 +60,7 @@ __all__ = [
     "Member",
     "Metadata",
     "ObjectStore",
+    "ObjectStoreStatus",
     "Outcome",
     "Phase",
     "Problem",

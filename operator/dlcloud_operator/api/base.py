@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 GROUP = "dlcloud.dev"
 VERSION = "v1"
 API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "TrainingJob"
 MAX_NAME_LENGTH = 50
 
 LABEL_JOB = f"{GROUP}/job"

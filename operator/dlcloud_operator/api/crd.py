@@ -175,7 +175,9 @@ def crd_text() -> str:
             return True
 
     head = "# Written by `make crd` from dlcloud_operator/api; change the models there.\n"
-    return head + yaml.dump(build_crd(), Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
+    # Helm acts on the two lines below; for kubectl they are comments, so that the file can be applied as it is.
+    begin, end = "# {{- if .Values.crds.install }} crds.install\n", "# {{- end }}\n"
+    return head + begin + yaml.dump(build_crd(), Dumper=Plain, sort_keys=False, width=120, allow_unicode=True) + end
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -60,6 +60,11 @@ def _form(template: Mapping[str, Any]) -> Iterator[Problem]:
                 )
     for path, container in _containers(spec):
         if container.get("name") == TRAINER and path[1] == "containers":
+            if container.get("$patch") == "delete":
+                text = (
+                    f"deletes the container {TRAINER}, in which the job runs; leave it, and change its fields instead"
+                )
+                yield _problem(("spec", "containers"), text)
             for key in ("command", "args"):
                 if key in container:
                     text = "cannot change: this container runs the agent; give the program in spec.script.command"

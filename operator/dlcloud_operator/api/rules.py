@@ -33,10 +33,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class ObjectRule:
-    """About the whole object: `cel` sees it as `self`. Manifests are held to it by the Metadata model."""
+    """About the object's name: `cel` sees the object as `self`, `holds` the name. Manifests are held to it by the
+    Metadata model."""
 
     path: str
     cel: str
+    holds: Callable[[str], bool]
     message: str
 
 
@@ -127,11 +129,13 @@ OBJECT_RULES = (
     ObjectRule(
         "metadata.name",
         f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+        lambda name: len(name) <= MAX_NAME_LENGTH,
         f"give a name of at most {MAX_NAME_LENGTH} characters: names of pods are made from it",
     ),
     ObjectRule(
         "metadata.name",
         "!self.metadata.name.contains('.')",
+        lambda name: "." not in name,
         "give a name of lower-case letters, digits and '-', without '.': labels and names of pods are made from it",
     ),
 )

@@ -163,6 +163,15 @@ class Recovery(StatusModel):
     )
 
 
+class ObjectStoreStatus(StatusModel):
+    """The store a job without an endpoint of its own was given."""
+
+    endpoint: str = Field("", max_length=512)
+    region: str = Field("", max_length=64)
+    credentials_secret: str = Field("", max_length=253)
+    ca_config_map: str = Field("", max_length=253)
+
+
 class TrainingJobStatus(StatusModel):
     """All fields are absent before the operator saw the job."""
 
@@ -180,6 +189,9 @@ class TrainingJobStatus(StatusModel):
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
     failures: list[Failure] = Field(default=[], max_length=5)
+    object_store: ObjectStoreStatus | None = Field(
+        None, description="The operator's own store, as it was when a job without an endpoint was first seen."
+    )
     recovery: Recovery = Recovery()
     start_time: datetime | None = None
     completion_time: datetime | None = None

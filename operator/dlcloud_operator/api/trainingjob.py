@@ -117,7 +117,12 @@ class Encryption(ApiModel):
 class ObjectStore(ApiModel):
     """The S3 server of `checkpoint.uri` and `data.uri`."""
 
-    endpoint: str = Field("", pattern=ENDPOINT_PATTERN, max_length=512, description="URL of the server; empty: AWS.")
+    endpoint: str = Field(
+        "",
+        pattern=ENDPOINT_PATTERN,
+        max_length=512,
+        description="URL of the server; empty: the one the operator was installed with, or else AWS.",
+    )
     region: str = Field("us-east-1", max_length=64, description="Region to sign requests for.")
     credentials_secret: str = Field(
         "",

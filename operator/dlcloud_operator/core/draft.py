@@ -55,8 +55,9 @@ class Draft:
         """The status first, since all else follows from it; room is made before pods are created."""
         actions: list[Action] = []
         if self.status != self._before:
-            urgent = _without_progress(self.status) != _without_progress(self._before)
-            actions.append(WriteStatus(self.status, urgent))
+            after, before = _without_progress(self.status), _without_progress(self._before)
+            said = after != before and _without_words(after) == _without_words(before)
+            actions.append(WriteStatus(self.status, urgent=after != before and not said, said=said))
         actions += self._deletes.values()
         actions += self._creates
         actions += self._events
@@ -68,3 +69,8 @@ class Draft:
 def _without_progress(status: TrainingJobStatus) -> TrainingJobStatus:
     recovery = status.recovery.model_copy(update={"furthest_step": 0})
     return status.model_copy(update={"progress": None, "checkpoint": None, "recovery": recovery})
+
+
+def _without_words(status: TrainingJobStatus) -> TrainingJobStatus:
+    truths = [condition.model_copy(update={"reason": "", "message": ""}) for condition in status.conditions]
+    return status.model_copy(update={"message": "", "conditions": truths})

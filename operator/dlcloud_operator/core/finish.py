@@ -37,7 +37,8 @@ def after_the_end(job: JobView, pods: Sequence[PodView], now: datetime, draft: D
     going = [
         pod
         for pod in pods
-        if not pod.deleting and (clean is CleanPods.ALL or (clean is CleanPods.RUNNING and pod.phase in LIVE))
+        if not pod.deleting
+        and (clean is CleanPods.ALL or (clean is CleanPods.RUNNING and (pod.phase in LIVE or pod.lingers)))
     ]
     if now >= ended_at + LEAVE_WITHIN:
         for pod in going:

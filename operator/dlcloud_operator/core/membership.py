@@ -99,8 +99,8 @@ def start_failure(worker: Worker, round_number: int, now: datetime) -> Failure |
         return None
     if end.reason == "OOMKilled":
         return causes.make(Outcome.OUT_OF_MEMORY, end.at, round_number, end.message, worker.index, None, end.exit_code)
-    if end.exit_code is None or not 0 <= end.exit_code < 128:
-        return None  # killed from outside, or refused by its node
+    if end.exit_code is None or not 0 <= end.exit_code <= 128:
+        return None  # killed from outside, or refused by its node; 128: its program could not be started
     message = end.message or "the pod ended before its agent could join a round"
     return causes.make(Outcome.ERROR, end.at, round_number, message, worker.index, None, end.exit_code)
 
@@ -131,7 +131,7 @@ def remove_stale_pods(facts: Facts, draft: Draft) -> None:
         outside = pod.index >= facts.spec.workers.count
         if pod.deleting or (not outside and pod.incarnation >= recovery.incarnations.get(str(pod.index), 0)):
             continue
-        if outside or pod.phase in LIVE:
+        if outside or pod.phase in LIVE or pod.lingers:
             draft.delete(pod, 0 if _silent(facts, pod) else None)
         else:
             dead.setdefault(pod.index, []).append(pod)

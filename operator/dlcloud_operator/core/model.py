@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from dlcloud_operator.api import (
     CheckpointStatus,
+    ObjectStoreStatus,
     Outcome,
     Problem,
     Progress,
@@ -44,6 +45,7 @@ class JobView:
     spec: TrainingJobSpec | None
     problems: tuple[Problem, ...] = ()
     deleting: bool = False
+    given_store: ObjectStoreStatus | None = None  # the operator's own, filled into `spec`; the status has to keep it
 
 
 class PodPhase(StrEnum):
@@ -95,6 +97,8 @@ class PodView:
     waiting: str = ""  # the scheduler's or kubelet's own words while Pending
     exit: PodExit | None = None
     running_since: datetime | None = None  # when its container started (None: `limits.start` counts from `created_at`)
+    waiting_reason: str = ""  # CamelCase, of `waiting`: Unschedulable, ImagePull ...; empty while all takes its course
+    lingers: bool = False  # its trainer has ended, but another container of the pod still runs
 
 
 class RankState(StrEnum):
@@ -162,11 +166,13 @@ class Reports:
 class WriteStatus:
     """Replace the status; fenced by the job's resource version. Always before what depends on it.
 
-    `urgent` is False when only progress changed: the engine may hold such a write back for some seconds.
+    `urgent` is False when only progress changed: the engine may hold such a write back for some seconds; or (`said`)
+    only the words about what is waited for: those may wait a second, because each pod's come alone.
     """
 
     status: TrainingJobStatus
     urgent: bool = True
+    said: bool = False
 
 
 @dataclass(frozen=True)

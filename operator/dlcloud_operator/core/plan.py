@@ -42,6 +42,8 @@ def plan(job: JobView, pods: Sequence[PodView], reports: Reports, now: datetime)
 
 def _go_on(job: JobView, pods: Sequence[PodView], reports: Reports, now: datetime, draft: Draft) -> None:
     draft.update(observed_generation=job.generation, selector=f"{LABEL_JOB}={job.key.name}")
+    if job.given_store is not None and job.status.object_store is None:
+        draft.update(object_store=job.given_store)  # the job's state lies there, whatever the operator is given later
     if job.spec is None or job.problems:
         fail(draft, now, "InvalidSpec", _problems(job))
         return

@@ -1,6 +1,7 @@
 """What the agents tell of the training itself: progress, checkpoints, warnings. Copied to the status, never judged.
 
-May import api and the core's facts, draft, conditions and model. No number that is not finite leaves here.
+May import api and the core's facts, draft, conditions and model. No number that is not finite leaves here,
+and none with more digits than a table has room for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .facts import Facts
 from .model import AgentWarning, Report
 
 LOSS_NOT_FINITE = "LossNotFinite"
+_DIGITS, _RATE_DIGITS = 6, 4
 
 
 def note_progress(facts: Facts, draft: Draft) -> None:
@@ -25,6 +27,7 @@ def note_progress(facts: Facts, draft: Draft) -> None:
     progress = next((report.progress for report in told if report.progress is not None), None)
     if progress is not None:
         finite, dropped = _finite(progress)
+        finite = _rounded(finite)
         if dropped:
             message = f"not finite: {', '.join(dropped)}; lower the learning rate or look at the data"
             warnings.append(AgentWarning(LOSS_NOT_FINITE, message, facts.now))
@@ -77,6 +80,23 @@ def _finite(progress: Progress) -> tuple[Progress, list[str]]:
         "metrics": {name: value for name, value in progress.metrics.items() if math.isfinite(value)},
     }
     return progress.model_copy(update=changes), [*dropped, *bad]
+
+
+def _rounded(progress: Progress) -> Progress:
+    """For readers of `kubectl get`: all digits stand in the job's metrics."""
+    changes = {
+        "loss": None if progress.loss is None else _significant(progress.loss, _DIGITS),
+        "samples_per_second": None
+        if (rate := progress.samples_per_second) is None
+        else _significant(rate, _RATE_DIGITS),
+        "metrics": {name: _significant(value, _DIGITS) for name, value in progress.metrics.items()},
+    }
+    return progress.model_copy(update=changes)
+
+
+def _significant(value: float, digits: int) -> float:
+    rounded = float(f"{value:.{digits}g}")
+    return rounded if math.isfinite(rounded) else value  # the greatest numbers round up to infinity
 
 
 def _words(progress: Progress | None) -> Progress | None:

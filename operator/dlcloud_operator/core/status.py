@@ -19,7 +19,9 @@ from .membership import State, Worker
 from .model import RankState
 from .verdict import member_is_done
 
+BEING_CREATED = "the pod is being created"
 _SHOWN_REASONS = 3
+_ORDINARY = frozenset({"", "ContainerCreating"})  # what every pod waits for
 
 
 def describe(facts: Facts, workers: Sequence[Worker], held_by: str, draft: Draft) -> None:
@@ -35,7 +37,7 @@ def describe(facts: Facts, workers: Sequence[Worker], held_by: str, draft: Draft
     if ready == desired:
         set_condition(draft, facts.now, PODS_READY, True, "AllWorkersReady")
     else:
-        set_condition(draft, facts.now, PODS_READY, False, "WaitingForWorkers", waiting)
+        set_condition(draft, facts.now, PODS_READY, False, _why_not_ready(workers), waiting)
     if status.round is None:
         set_condition(draft, facts.now, TRAINING, False, phase.value if restarting else "WaitingForWorkers")
         draft.update(message=_message_between_rounds(draft, waiting, held_by)[:1024])
@@ -97,6 +99,12 @@ def _waiting_for(workers: Sequence[Worker]) -> str:
     return f"waiting for {len(absent)} of {count}: {'; '.join(reasons[:_SHOWN_REASONS])}{more}"
 
 
+def _why_not_ready(workers: Sequence[Worker]) -> str:
+    """The reason of the first pod that something keeps from starting, in the scheduler's or the kubelet's word."""
+    pods = [worker.pod for worker in workers if worker.state is State.PENDING and worker.pod is not None]
+    return next((pod.waiting_reason for pod in pods if pod.waiting_reason not in _ORDINARY), "WaitingForWorkers")
+
+
 def _absence(worker: Worker) -> str:
     match worker.state:
         case State.PENDING:
@@ -108,7 +116,7 @@ def _absence(worker: Worker) -> str:
         case State.PAUSED:
             return f"worker {worker.index} ended before it could join ({worker.why}), pausing before the next try"
         case _:
-            return "the pod is being created"  # those replaced in this very plan as well
+            return BEING_CREATED  # those replaced in this very plan as well
 
 
 def _all_ranks_run(facts: Facts, current: RoundStatus) -> bool:

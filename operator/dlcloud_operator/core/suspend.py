@@ -19,7 +19,7 @@ RESUMED = "JobResumed"
 
 def suspend(facts: Facts, draft: Draft) -> None:
     """Have all pods leave; the round ends without a verdict, and the deadline's clock stops."""
-    live = [pod for pod in facts.pods if pod.phase in LIVE]
+    live = [pod for pod in facts.pods if pod.phase in LIVE or pod.lingers]
     for pod in live:
         if not pod.deleting:
             draft.delete(pod)

@@ -133,6 +133,8 @@ def _departure(
         return left(Outcome.PREEMPTED, _pod_words(pod, "was evicted"))
     if ended and ended.reason == "OOMKilled":
         return left(Outcome.OUT_OF_MEMORY, _pod_words(pod, "ran out of memory"), ended.exit_code)
+    if pod.deleting and pod.node_lost:
+        return left(Outcome.POD_LOST, f"pod {pod.name} was deleted because its node is lost: {pod.node or 'unknown'}")
     if pod.deleting:
         return left(Outcome.POD_LOST, f"pod {pod.name} was deleted")
     if pod.phase in OVER:

@@ -14,7 +14,7 @@ from dlcloud_operator.core.model import DeletePod, Emit, JobKey, JobView, PodVie
 
 
 class Conflict(Exception):
-    """The job changed since it was read: what was decided from the old reading must not happen."""
+    """What was decided from must be read again: the job changed, or an object of that name is just being deleted."""
 
 
 class Refused(Exception):
@@ -35,7 +35,20 @@ class Cluster(Protocol):
     async def create_pod(self, job: JobView, manifest: Mapping[str, Any]) -> None:
         """Create a pod; one of the same name that `job` owns and nobody deletes is a success.
 
-        Raises Refused (quota, admission), or Conflict (the name belongs to a pod of another owner or being deleted).
+        Raises Refused (quota, admission; the name belongs to somebody else, who is named), or Conflict (a pod of that
+        name is still being deleted).
+        """
+        ...
+
+    def has_object(self, job: JobView, manifest: Mapping[str, Any]) -> bool:
+        """Whether the job owns such an object that says all the manifest says (`objects.covers`), by the index."""
+        ...
+
+    async def ensure_object(self, job: JobView, manifest: Mapping[str, Any]) -> None:
+        """Create an object the job owns beside its pods; one that is there is patched when it says something else.
+
+        Raises Refused (it is not allowed; somebody else's object has the name, and is left alone), or Conflict (one of
+        an earlier job of this name, or one being deleted, still has it).
         """
         ...
 

@@ -15,8 +15,9 @@ from dlcloud_operator.core.model import JobKey
 from . import reconciler
 from .clock import utc_now
 from .cluster import Cluster
+from .observer import SILENT, Observer, QueueState
 from .queue import Backoff, KeyedQueue
-from .reconciler import Reconciler, Renderer
+from .reconciler import Objects, Reconciler, Renderer
 
 RESYNC_S = 60.0
 # No single pass is this slow, even for 1,024 pods: a call that hangs must not take a worker away for good.
@@ -41,23 +42,39 @@ class Engine:
         workers: int = 4,
         resync_s: float = RESYNC_S,
         backoff: Backoff | None = None,
+        objects: Objects = lambda job: (),
+        observer: Observer = SILENT,
+        expected: tuple[type[Exception], ...] = (),
     ) -> None:
-        """Subscribes to the cluster's changes and to the agents' reports; nothing is done with them before `run`."""
+        """Subscribes to the cluster's changes and to the agents' reports; nothing is done with them before `run`.
+
+        `objects(job)`: the manifests of what a job owns beside its pods. `expected`: errors of the transport, which
+        are logged without a traceback.
+        """
         self._now = now
         self._resync_s = resync_s
-        self._reconciler = Reconciler(cluster, renderer, rendezvous, now)
-        self._queue: KeyedQueue[JobKey] = KeyedQueue(self._handle, workers, backoff)
+        self._started = False
+        self._reconciler = Reconciler(cluster, renderer, rendezvous, now, objects=objects, observer=observer)
+        self._queue: KeyedQueue[JobKey] = KeyedQueue(self._handle, workers, backoff, expected=expected)
         self._known: set[JobKey] = set()
         cluster.subscribe(self.add)
         rendezvous.subscribe(self.add)
 
     def add(self, key: JobKey) -> None:
-        """Look at this job as soon as possible. Call it from the event loop's thread."""
+        """Look at this job as soon as possible. Call it from the event loop's thread.
+
+        Those added before `run` are all the jobs there are: what happens then goes before them.
+        """
         self._known.add(key)
-        self._queue.add(key)
+        self._queue.add(key, urgent=self._started)
+
+    def queue_state(self) -> QueueState:
+        """What waits and what is being handled, and for how long."""
+        return self._queue.state()
 
     async def run(self) -> None:
         """Work until `stop` is called or this is cancelled; an error of one job is logged and tried again."""
+        self._started = True
         resync = asyncio.create_task(self._resync(), name="engine-resync")
         try:
             await self._queue.run()
@@ -83,4 +100,4 @@ class Engine:
         while True:
             await asyncio.sleep(self._resync_s)
             for key in sorted(self._known):
-                self._queue.add(key)
+                self._queue.add(key, urgent=False)

@@ -1,6 +1,7 @@
-"""A coalescing queue of keys: at most one handling of a key at a time, later wishes, backoff after errors.
+"""A coalescing queue of keys: at most one handling of a key at a time, two lanes, later wishes, backoff after errors.
 
-Standard library only. It knows nothing of jobs. Not thread-safe: every call must come from the event loop's thread.
+Standard library and the engine's observer only. It knows nothing of jobs. Not thread-safe: every call must come from
+the event loop's thread.
 """
 
 from __future__ import annotations
@@ -8,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+import time
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .observer import QueueState
+
 log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
+
+# So many urgent keys in a row, then one that may wait: a busy cluster must not keep a resync from its end.
+_URGENT_IN_A_ROW = 7
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class KeyedQueue(Generic[K]):
     """Runs `handle(key)` for every key added; a key added while it is handled is handled once more afterwards.
 
     A handling answers every earlier wish for its key, timers included: the handler asks again for what it still needs.
+    What is not urgent waits behind what is, and still gets one of eight turns.
     """
 
     def __init__(
@@ -45,38 +53,46 @@ class KeyedQueue(Generic[K]):
         workers: int = 4,
         backoff: Backoff | None = None,
         random_unit: Callable[[], float] = random.random,
+        expected: tuple[type[Exception], ...] = (),
     ) -> None:
+        """`expected`: errors that tell of no mistake in the program; they are logged in one line."""
         if workers < 1:
             raise ValueError(f"workers: {workers} is too few; give 1 or more")
         self._handle = handle
         self._num_workers = workers
         self._backoff = backoff or Backoff()
         self._random_unit = random_unit
-        self._ready: deque[K] = deque()
-        self._queued: set[K] = set()
-        self._busy: set[K] = set()
-        self._again: set[K] = set()
+        self._expected = expected
+        self._urgent: OrderedDict[K, float] = OrderedDict()  # key -> since when it waits (monotonic)
+        self._resync: OrderedDict[K, float] = OrderedDict()
+        self._in_a_row = 0
+        self._busy: dict[K, float] = {}  # key -> since when it is being handled
+        self._again: dict[K, bool] = {}  # key -> urgent
+        self._turn = asyncio.Lock()
         self._timers: dict[K, tuple[float, asyncio.TimerHandle | None]] = {}
         self._failures: dict[K, int] = {}
         self._idle_workers: deque[asyncio.Future[None]] = deque()
         self._running = False
         self._stopped = asyncio.Event()
 
-    def add(self, key: K) -> None:
+    def add(self, key: K, urgent: bool = True) -> None:
         """Handle `key` as soon as a worker is free; may be called before `run`, is ignored after `stop`."""
-        if self._stopped.is_set() or key in self._queued:
+        if self._stopped.is_set() or key in self._urgent:
             return
         if key in self._busy:
-            self._again.add(key)
+            self._again[key] = urgent or self._again.get(key, False)
+            return
+        if key in self._resync:
+            if urgent:
+                self._urgent[key] = self._resync.pop(key)
             return
         self._drop_timer(key)
-        self._queued.add(key)
-        self._ready.append(key)
+        (self._urgent if urgent else self._resync)[key] = time.monotonic()
         self._wake_one()
 
     def add_at(self, key: K, when: float) -> None:
         """Handle `key` at `when` (the event loop's clock) at the latest; of several wishes the earliest holds."""
-        if self._stopped.is_set() or key in self._queued or key in self._again:
+        if self._stopped.is_set() or key in self._urgent or key in self._resync or key in self._again:
             return
         held = self._timers.get(key)
         if held is not None and held[0] <= when:
@@ -92,7 +108,19 @@ class KeyedQueue(Generic[K]):
 
     def __len__(self) -> int:
         """Keys that wait for a worker or are being handled."""
-        return len(self._ready) + len(self._busy)
+        return len(self._urgent) + len(self._resync) + len(self._busy)
+
+    def state(self) -> QueueState:
+        """What waits and what is being handled, and for how long."""
+        now = time.monotonic()
+        waiting = [*self._urgent.values(), *self._resync.values()]
+        return QueueState(
+            urgent=len(self._urgent),
+            resync=len(self._resync),
+            busy=len(self._busy),
+            oldest_age_s=now - min(waiting, default=now),
+            oldest_busy_s=now - min(self._busy.values(), default=now),
+        )
 
     async def run(self) -> None:
         """Handle keys until `stop`, which may come before; raises RuntimeError the second time."""
@@ -116,27 +144,38 @@ class KeyedQueue(Generic[K]):
         self._stopped.set()
         for key in list(self._timers):
             self._drop_timer(key)
-        self._ready.clear()
-        self._queued.clear()
+        self._urgent.clear()
+        self._resync.clear()
         self._again.clear()
 
     async def _work(self) -> None:
         while True:
-            while not self._ready:
+            while not (self._urgent or self._resync):
                 idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._idle_workers.append(idle)
                 await idle
-            key = self._ready.popleft()
-            self._queued.discard(key)
-            self._busy.add(key)
-            self._drop_timer(key)
+            # One handling begins in a turn of the event loop: a thousand that never have to wait for anything would
+            # otherwise keep the loop from everything else until the last of them is done.
+            async with self._turn:
+                await asyncio.sleep(0)
+                if not (self._urgent or self._resync):
+                    continue
+                key = self._next()
+                self._busy[key] = time.monotonic()
+                self._drop_timer(key)
             try:
                 await self._handle_one(key)
             finally:
-                self._busy.discard(key)
+                del self._busy[key]
             if key in self._again:
-                self._again.discard(key)
-                self.add(key)
+                self.add(key, self._again.pop(key))
+
+    def _next(self) -> K:
+        if self._urgent and (self._in_a_row < _URGENT_IN_A_ROW or not self._resync):
+            self._in_a_row += 1
+            return self._urgent.popitem(last=False)[0]
+        self._in_a_row = 0
+        return self._resync.popitem(last=False)[0]
 
     async def _handle_one(self, key: K) -> None:
         try:
@@ -148,7 +187,12 @@ class KeyedQueue(Generic[K]):
             # A cancellation nobody asked this worker for comes from inside the handler and must not end the worker.
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay_s = self._backoff.delay_s(failures, self._random_unit())
-            log.error("%s: error %d in a row, next try in %.1f s: %r", key, failures, delay_s, error, exc_info=error)
+            if isinstance(error, self._expected):
+                log.warning("%s: error %d in a row, next try in %.1f s: %s", key, failures, delay_s, error)
+            else:
+                log.error(
+                    "%s: error %d in a row, next try in %.1f s: %r", key, failures, delay_s, error, exc_info=error
+                )
             self.add_at(key, asyncio.get_running_loop().time() + delay_s)
         else:
             self._failures.pop(key, None)

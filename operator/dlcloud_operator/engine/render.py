@@ -1,7 +1,7 @@
 """Makes the manifests of worker pods: a template read once per job, then a copy of it for each pod.
 
-May import core, api, jinja2 and PyYAML. It decides nothing: which pods there are is the plan's. A job's podTemplate is
-merged over the rendered pod, but what the operator finds and trusts its pods by stays as rendered.
+May import core, api and the engine's templates. It decides nothing: which pods there are is the plan's. A job's
+podTemplate is merged over the rendered pod, but what the operator finds and trusts its pods by stays as rendered.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import jinja2
-import yaml
 
 from dlcloud_operator.api import (
     API_VERSION,
@@ -32,7 +29,7 @@ from dlcloud_operator.api import (
 from dlcloud_operator.api.problems import path_text
 from dlcloud_operator.core.model import JobView
 
-from .flow_yaml import flow_yaml
+from .filling import YamlTemplate
 from .merge import MergeError, merge
 
 TRAINER = "trainer"
@@ -52,6 +49,7 @@ class RenderSettings:
 
     rendezvous_url: str  # as pods reach it, without a slash at the end
     trainer_image: str = "dlcloud-trainer:0.1.0"
+    image_pull_policy: str = ""  # of the trainer image; empty: as Kubernetes chooses by the tag
     agent_path: str = "/opt/dlcloud/agent.pyz"  # in the trainer image
     ca: str = ""  # PEM text; empty: plain HTTP, or a certificate the image trusts
     token_audience: str = "dlcloud"
@@ -73,13 +71,13 @@ class PodRenderer:
         self._settings = settings
         self._cache: OrderedDict[tuple[str, int, int], _Base] = OrderedDict()
         self._cache_size = cache_size
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-            undefined=jinja2.StrictUndefined,
-            autoescape=False,  # every value goes through the filter below
-        )
-        environment.filters["yaml"] = flow_yaml
-        self._template = environment.get_template("pod.yaml.j2")
+        self._template = YamlTemplate(Path(__file__).with_name("templates") / "pod.yaml.j2")
+
+    def trust(self, ca: str) -> None:
+        """Give pods rendered from now on this CA (PEM text) for the rendezvous server."""
+        if ca != self._settings.ca:
+            self._settings = replace(self._settings, ca=ca)
+            self._cache.clear()
 
     def render(self, job: JobView, index: int, incarnation: int) -> dict[str, Any]:
         """The manifest of one pod, the caller's own. Raises InvalidManifest for a podTemplate that cannot be merged."""
@@ -106,13 +104,18 @@ class PodRenderer:
         return base
 
     def _make_base(self, job: JobView, spec: TrainingJobSpec, drain_s: int) -> _Base:
-        text = self._template.render(_values(job, spec, drain_s, self._settings))
-        rendered: dict[str, Any] = yaml.load(text, Loader=yaml.CSafeLoader)
+        rendered: dict[str, Any] = self._template.fill(_values(job, spec, drain_s, self._settings))
         pod = _merged(rendered, spec.pod_template)
         names = [container["name"] for container in pod["spec"]["containers"]]
         trainer = names.index(TRAINER)
         entries = [entry["name"] for entry in pod["spec"]["containers"][trainer]["env"]]
-        return _Base(json.dumps(pod), trainer, entries.index("DLCLOUD_INDEX"))
+        return _Base(_json(pod), trainer, entries.index("DLCLOUD_INDEX"))
+
+
+def _json(pod: dict[str, Any]) -> str:
+    """The pod as text in which every character is one: half of a surrogate pair has no encoding."""
+    text = json.dumps(pod, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _values(job: JobView, spec: TrainingJobSpec, drain_s: int, settings: RenderSettings) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def _values(job: JobView, spec: TrainingJobSpec, drain_s: int, settings: RenderS
         "drain_s": drain_s,
         "copies_agent": own_image,
         "trainer_image": settings.trainer_image,
+        "image_pull_policy": settings.image_pull_policy,
         "image": spec.script.image if spec.script is not None and own_image else settings.trainer_image,
         "agent_source": settings.agent_path,
         "agent_path": agent_path,

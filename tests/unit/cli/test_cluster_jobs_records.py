@@ -87,3 +87,11 @@ def test_events_are_sorted_by_their_last_time_and_counted() -> None:
         ("Earlier", "a", False),
         ("Later", "b (3 times)", True),
     ]
+
+
+def test_the_store_a_job_was_given_is_where_its_checkpoints_are() -> None:
+    given = {"endpoint": "http://dlcloud-s3:8333", "region": "eu-1", "credentialsSecret": "dlcloud-s3"}
+    spec = record_of(an_object(status={"phase": "Running", "objectStore": given})).job.spec
+    assert spec is not None
+    store = spec.object_store
+    assert (store.endpoint, store.region, store.credentials_secret) == ("http://dlcloud-s3:8333", "eu-1", "dlcloud-s3")

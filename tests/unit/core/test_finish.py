@@ -96,6 +96,15 @@ def test_clean_pods_says_which_pods_go(clean: str, deleted: set[str]) -> None:
     assert set(scene.deleted) == deleted
 
 
+def test_a_pod_of_which_another_container_still_runs_goes_with_the_running_ones() -> None:
+    scene = finished()
+    scene.exit(0, 0, "Completed")
+    scene.exit(1, 0, "Completed")
+    scene.change(1, lingers=True)
+    scene.plan(after=15)
+    assert set(scene.deleted) == {"digits-1-1"}
+
+
 def test_the_job_is_deleted_after_its_time_to_live() -> None:
     scene = finished(ttlSecondsAfterFinished=60, cleanPods="None")
     assert scene.wake == scene.now + seconds(60)

@@ -234,6 +234,18 @@ def test_one_bad_start_of_each_of_many_workers_costs_nothing() -> None:
     assert scene.phase is Phase.PENDING
 
 
+def test_a_program_that_cannot_be_started_fails_the_job_in_the_end() -> None:
+    scene = Scene(workers=1, restart={"maxFailures": 0})
+    scene.plan()
+    for _ in range(3):
+        scene.run(0)
+        scene.exit(0, 128, "StartError", "the image has no python3")
+        scene.plan()
+        scene.plan(after=60)
+    assert scene.phase is Phase.FAILED
+    assert "the image has no python3" in scene.status.message
+
+
 def test_joining_a_round_forgives_deaths_at_the_start() -> None:
     scene = Scene(workers=1)
     scene.plan()

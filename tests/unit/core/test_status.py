@@ -208,3 +208,76 @@ def test_a_trouble_that_returns_is_told_again() -> None:
         scene.plan(after=1)
     assert scene.has_condition("CheckpointUploadFailed")
     assert scene.event_reasons == ["CheckpointUploadFailed", "Recovered", "CheckpointUploadFailed"]
+
+
+# --- what keeps pods from starting ---
+
+
+def test_a_pod_that_does_not_fit_gives_the_condition_the_schedulers_reason() -> None:
+    scene = Scene(workers=4)
+    scene.plan()
+    for index in range(3):
+        scene.run(index)
+        scene.report(index, round=0)
+    scene.change(3, waiting="0/3 nodes have 1 free nvidia.com/gpu", waiting_reason="Unschedulable")
+    scene.plan(after=1)
+    assert scene.status.message == "waiting for 1 of 4 workers: 0/3 nodes have 1 free nvidia.com/gpu"
+    ready = scene.condition("PodsReady")
+    assert (ready.status, ready.reason, ready.message) == ("False", "Unschedulable", scene.status.message)
+
+
+def test_a_real_trouble_gives_the_reason_before_what_every_pod_waits_for() -> None:
+    scene = Scene(workers=2)
+    scene.plan()
+    scene.change(0, waiting="the container is being created", waiting_reason="ContainerCreating")
+    scene.change(1, waiting="image 'x' cannot be pulled: not found", waiting_reason="ImagePull")
+    scene.plan(after=1)
+    assert scene.condition("PodsReady").reason == "ImagePull"
+
+
+def test_pods_that_are_being_created_are_just_waited_for() -> None:
+    scene = Scene(workers=1)
+    scene.plan()
+    scene.change(0, waiting="the container is being created", waiting_reason="ContainerCreating")
+    scene.plan(after=1)
+    assert scene.condition("PodsReady").reason == "WaitingForWorkers"
+
+
+def test_another_reason_is_no_transition() -> None:
+    scene = Scene(workers=1)
+    scene.plan()
+    began_at = scene.condition("PodsReady").last_transition_time
+    scene.change(0, waiting="image 'x' cannot be pulled: not found", waiting_reason="ImagePull")
+    scene.plan(after=60)
+    assert scene.condition("PodsReady").last_transition_time == began_at
+
+
+# --- numbers ---
+
+
+def test_numbers_have_the_digits_a_table_has_room_for() -> None:
+    scene = training()
+    told = Progress(step=20, loss=0.123456789, samples_per_second=4123.456, metrics={"accuracy": 0.98765432})
+    scene.report(0, progress=told)
+    scene.plan()
+    progress = scene.status.progress
+    assert progress is not None
+    assert (progress.loss, progress.samples_per_second) == (0.123457, 4123.0)
+    assert progress.metrics == {"accuracy": 0.987654}
+
+
+def test_a_number_that_rounds_to_infinity_stays_as_it_is() -> None:
+    scene = training()
+    greatest = 1.7976931348623157e308
+    scene.report(0, progress=Progress(step=20, loss=0.5, samples_per_second=greatest))
+    scene.plan()
+    assert scene.status.progress is not None and scene.status.progress.samples_per_second == greatest
+
+
+def test_a_loss_that_changed_beyond_its_shown_digits_is_no_news() -> None:
+    scene = training()
+    scene.report(0, progress=Progress(step=20, loss=0.12345671))
+    scene.plan()
+    scene.report(0, progress=Progress(step=20, loss=0.12345672))
+    scene.plan(after=1)
+    assert scene.of(WriteStatus) == []

@@ -141,3 +141,12 @@ def test_dead_pods_stay_for_their_logs() -> None:
     scene.plan()
     assert set(scene.deleted) == {"digits-0-1"}
     assert scene.pods["digits-1-1"].phase is PodPhase.FAILED
+
+
+def test_a_pod_of_which_another_container_still_runs_leaves_as_well() -> None:
+    scene = training()
+    scene.exit(1, 0, "Completed")
+    scene.change(1, lingers=True)
+    scene.respec(suspend=True)
+    scene.plan()
+    assert set(scene.deleted) == {"digits-0-1", "digits-1-1"}

@@ -211,6 +211,13 @@ def test_a_pods_termination_message_speaks_for_its_ranks() -> None:
     assert (cause(scene).reason, cause(scene).message) == (Outcome.ERROR, "ValueError: x")
 
 
+def test_a_pod_deleted_for_its_silent_node_says_which_node_is_lost() -> None:
+    scene = training()
+    scene.change(1, deleting=True, node_lost=True)
+    scene.plan()
+    assert "pod digits-1-1 was deleted because its node is lost: n1" in scene.status.message
+
+
 def test_an_agent_that_told_all_before_its_pod_went_was_not_lost() -> None:
     scene = training(workers=1)
     scene.report(0, told(scene, 0, Outcome.ERROR, 1))

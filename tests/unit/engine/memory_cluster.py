@@ -15,6 +15,7 @@ from typing import Any
 from dlcloud_operator.api import TrainingJobSpec, TrainingJobStatus
 from dlcloud_operator.core.model import DeletePod, Emit, JobKey, JobView, PodPhase, PodView
 from dlcloud_operator.engine.cluster import Conflict, Refused
+from dlcloud_operator.engine.objects import covers
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = JobKey("default", "mnist")
@@ -59,6 +60,9 @@ class MemoryCluster:
         self.writes: list[TrainingJobStatus] = []
         self.create_calls: list[str] = []
         self.refuse = ""  # a reason to refuse every pod
+        self.refuse_object = ""  # the same for every other object
+        self.objects: dict[tuple[str, str], Mapping[str, Any]] = {}  # by namespace and name
+        self.ensured: list[Mapping[str, Any]] = []
         self.before_write: Callable[[], None] = lambda: None  # what somebody else does at the worst moment
         self._pods: dict[tuple[str, str], _Owned] = {}
         self._notify: list[Callable[[JobKey], None]] = []
@@ -77,9 +81,11 @@ class MemoryCluster:
         self.create_calls.append(name)
         there = self._pods.get((job.key.namespace, name))
         if there is not None:
-            if there.owner_uid == job.uid and not there.view.deleting:
+            if there.owner_uid != job.uid:
+                raise Refused(f'pod "{name}" exists already and belongs to {there.owner}')
+            if not there.view.deleting:
                 return
-            raise Conflict(f"pod {name} exists")
+            raise Conflict(f"pod {name} is being deleted")
         if self.refuse:
             raise Refused(self.refuse)
         _, index, incarnation = name.rsplit("-", 2)
@@ -87,6 +93,16 @@ class MemoryCluster:
         view = PodView(name, uid, int(index), int(incarnation), PodPhase.PENDING, self.now())
         self._pods[(job.key.namespace, name)] = _Owned(job.key.namespace, job.key, job.uid, view)
         self.changed(job.key)
+
+    def has_object(self, job: JobView, manifest: Mapping[str, Any]) -> bool:
+        there = self.objects.get((job.key.namespace, manifest["metadata"]["name"]))
+        return there is not None and covers(there, manifest)
+
+    async def ensure_object(self, job: JobView, manifest: Mapping[str, Any]) -> None:
+        self.ensured.append(manifest)
+        if self.refuse_object:
+            raise Refused(self.refuse_object)
+        self.objects[(job.key.namespace, manifest["metadata"]["name"])] = manifest
 
     async def delete_pod(self, job: JobView, action: DeletePod) -> None:
         owned = self._pods.get((job.key.namespace, action.name))

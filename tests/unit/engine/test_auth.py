@@ -289,3 +289,41 @@ def test_without_any_keys_nobody_is_judged(answer: Any) -> None:
             await authenticator(keys).identify(token())
 
     asyncio.run(scenario())
+
+
+def test_a_token_is_verified_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = []
+    decode = jwt.decode
+
+    def counting(*args: Any, **options: Any) -> Any:
+        verified.append(1)
+        return decode(*args, **options)
+
+    monkeypatch.setattr(jwt, "decode", counting)
+    clock, text = Clock(), token()
+    one = authenticator(clock=clock)
+
+    async def scenario() -> None:
+        for _ in range(5):
+            assert await one.identify(text) == PodIdentity("default", "mnist-0-1", "u0")
+        assert len(verified) == 1
+        clock.seconds += 60
+        await one.identify(text)
+        assert len(verified) == 2
+
+    asyncio.run(scenario())
+
+
+def test_the_issuer_may_come_with_the_keys() -> None:
+    async def scenario(issuer: str) -> PodIdentity:
+        one = KeySetAuthenticator(Keys({**DOCUMENT, "issuer": issuer}), "", "dlcloud")
+        return await one.identify(token())
+
+    assert asyncio.run(scenario(ISSUER)).uid == "u0"
+    with pytest.raises(Unauthorized, match="another issuer"):
+        asyncio.run(scenario("https://elsewhere.example"))
+
+
+def test_keys_without_an_issuer_are_no_keys_where_they_are_to_name_it() -> None:
+    with pytest.raises(AuthenticatorUnavailable):
+        asyncio.run(KeySetAuthenticator(Keys(), "", "dlcloud").identify(token()))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlcloud_operator.engine.observer import QueueState
 from dlcloud_operator.engine.queue import Backoff, KeyedQueue
 
 from .memory_cluster import until
@@ -243,6 +244,147 @@ def test_stop_cancels_what_is_being_handled_and_drops_what_waits() -> None:
     go(scenario())
 
 
+# --- what may wait ---
+
+
+def test_what_is_urgent_goes_before_what_may_wait() -> None:
+    async def scenario() -> None:
+        seen: list[str] = []
+
+        async def handle(key: str) -> None:
+            seen.append(key)
+
+        queue = KeyedQueue(handle, workers=1)
+        for number in range(100):
+            queue.add(f"resync-{number}", urgent=False)
+        queue.add("urgent")
+        await running(queue, lambda: until(lambda: len(queue) == 0))
+        assert seen[0] == "urgent"
+        assert len(seen) == 101
+
+    go(scenario())
+
+
+def test_a_key_that_waits_and_becomes_urgent_is_handled_once_and_first() -> None:
+    async def scenario() -> None:
+        seen: list[str] = []
+
+        async def handle(key: str) -> None:
+            seen.append(key)
+
+        queue = KeyedQueue(handle, workers=1)
+        for key in ("a", "b", "c"):
+            queue.add(key, urgent=False)
+        queue.add("c")
+        queue.add("c", urgent=False)
+        await running(queue, lambda: until(lambda: len(queue) == 0))
+        assert seen == ["c", "a", "b"]
+
+    go(scenario())
+
+
+def test_what_may_wait_is_not_kept_from_its_turn_for_ever() -> None:
+    async def scenario() -> None:
+        seen: Counter[str] = Counter()
+
+        async def handle(key: str) -> None:
+            seen[key] += 1
+            if not seen["patient"]:
+                queue.add(key)  # urgent again and again
+
+        queue = KeyedQueue(handle, workers=1)
+        queue.add("patient", urgent=False)
+        for key in ("busy-1", "busy-2"):
+            queue.add(key)
+        await running(queue, lambda: until(lambda: seen["patient"] == 1))
+        assert sum(seen.values()) >= 8
+
+    go(scenario())
+
+
+def test_a_key_wanted_urgently_while_it_is_handled_stays_urgent() -> None:
+    async def scenario() -> None:
+        seen: list[str] = []
+        started, finish = asyncio.Event(), asyncio.Event()
+
+        async def handle(key: str) -> None:
+            seen.append(key)
+            started.set()
+            await finish.wait()
+
+        async def act() -> None:
+            queue.add("a")
+            await started.wait()
+            queue.add("b", urgent=False)
+            queue.add("a", urgent=False)
+            queue.add("a")
+            queue.add("a", urgent=False)
+            finish.set()
+            await until(lambda: len(queue) == 0)
+
+        await running(queue := KeyedQueue(handle, workers=1), act)
+        assert seen == ["a", "a", "b"]
+
+    go(scenario())
+
+
+def test_handlings_that_never_wait_leave_the_event_loop_to_others_in_between() -> None:
+    async def scenario() -> None:
+        handled = ticks = 0
+        most_between_ticks = 0
+
+        async def handle(key: str) -> None:
+            nonlocal handled
+            handled += 1
+
+        async def tick() -> None:
+            nonlocal ticks, most_between_ticks
+            while True:
+                before = handled
+                await asyncio.sleep(0)
+                ticks += 1
+                most_between_ticks = max(most_between_ticks, handled - before)
+
+        queue = KeyedQueue(handle, workers=32)
+        for number in range(500):
+            queue.add(str(number), urgent=False)
+        ticker = asyncio.create_task(tick())
+        await running(queue, lambda: until(lambda: handled == 500))
+        ticker.cancel()
+        assert most_between_ticks == 1
+
+    go(scenario())
+
+
+def test_the_queue_tells_what_waits_and_for_how_long() -> None:
+    async def scenario() -> None:
+        started, finish = asyncio.Event(), asyncio.Event()
+
+        async def handle(key: str) -> None:
+            started.set()
+            await finish.wait()
+
+        async def act() -> None:
+            assert queue.state() == QueueState()
+            queue.add("a")
+            await started.wait()
+            queue.add("b")
+            queue.add("c", urgent=False)
+            queue.add("d", urgent=False)
+            state = queue.state()
+            assert (state.urgent, state.resync, state.busy) == (1, 2, 1)
+            await until(lambda: queue.state().oldest_age_s > 0.02)
+            state = queue.state()
+            assert 0.02 < state.oldest_age_s <= state.oldest_busy_s < 5
+            finish.set()
+            await until(lambda: len(queue) == 0)
+            assert queue.state() == QueueState()
+
+        await running(queue := KeyedQueue(handle, workers=1), act)
+
+    go(scenario())
+
+
 def test_a_queue_without_workers_is_refused() -> None:
     async def handle(key: str) -> None: ...
 
@@ -260,7 +402,8 @@ def test_pauses_grow_up_to_their_bound(failures: int, unit: float) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "later", "yield"]), st.integers(0, 3)), max_size=40
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "resync", "later", "yield"]), st.integers(0, 3)),
+        max_size=40,
     ),
     workers=st.integers(1, 4),
     failing=st.sets(st.integers(0, 20)),
@@ -295,8 +438,8 @@ def test_no_key_is_ever_handled_twice_at_once_and_no_wish_is_lost(
                         await asyncio.sleep(0)
                     continue
                 wanted[key] = number
-                if kind == "add":
-                    queue.add(key)
+                if kind in ("add", "resync"):
+                    queue.add(key, urgent=kind == "add")
                 else:
                     queue.add_at(key, loop.time() + amount / 2000)
             await until(lambda: answered == wanted)

@@ -24,7 +24,9 @@ from dlcloud_operator.core.model import (
     Wake,
     WriteStatus,
 )
-from dlcloud_operator.engine.reconciler import Reconciler
+from dlcloud_operator.engine.network_policy import NetworkPolicies
+from dlcloud_operator.engine.observer import Observer, PassResult
+from dlcloud_operator.engine.reconciler import Objects, Reconciler
 
 from .memory_cluster import KEY, T0, MemoryCluster, NameRenderer, job_view
 from .test_assignment import decided
@@ -49,25 +51,35 @@ class Published:
         return Reports(listening_since=T0)
 
 
-class Desk:
+class Desk(Observer):
     """A reconciler, a cluster with one job, a clock that tests move, and the plan they write."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, objects: Objects = lambda job: ()) -> None:
         self.script = script
         self.time = T0
         self.cluster = MemoryCluster(lambda: self.time)
         self.cluster.put_job(job_view())
         self.rendezvous = Published()
+        self.results: list[PassResult] = []
         self.reconciler = Reconciler(
-            self.cluster, NameRenderer(), self.rendezvous, lambda: self.time, planner=self._plan
+            self.cluster,
+            NameRenderer(),
+            self.rendezvous,
+            lambda: self.time,
+            planner=self._plan,
+            objects=objects,
+            observer=self,
         )
 
     def _plan(self, job: JobView, pods: Sequence[PodView], reports: Reports, now: datetime) -> Sequence[Action]:
         return self.script(job)
 
-    def go(self, after_s: float = 0.0) -> datetime | None:
+    def reconciled(self, key: JobKey, result: PassResult, seconds: float) -> None:
+        self.results.append(result)
+
+    def go(self, after_s: float = 0.0, key: JobKey = KEY) -> datetime | None:
         self.time += timedelta(seconds=after_s)
-        return asyncio.run(self.reconciler.reconcile(KEY))
+        return asyncio.run(self.reconciler.reconcile(key))
 
     @property
     def status(self) -> TrainingJobStatus:
@@ -190,13 +202,6 @@ def test_conflicts_in_a_row_are_tried_ever_more_slowly() -> None:
     desk.cluster.before_write = desk.cluster.touch
     desk.script = changes_to(status(restarts=1))
     assert seconds(desk.go(), desk) == 0
-
-
-def test_a_pods_name_taken_by_a_stranger_is_a_conflict() -> None:
-    desk = Desk(lambda job: [CreatePod(0, 1), CreatePod(1, 1), Emit("Started", "")])
-    desk.cluster.add_pod("mnist-0-1", "stranger", job_view(uid="another job"))
-    assert seconds(desk.go(), desk) == 0
-    assert desk.cluster.events == []
 
 
 def test_creating_a_pod_again_is_a_success() -> None:
@@ -343,3 +348,188 @@ def test_an_error_of_the_transport_is_the_callers() -> None:
     desk.cluster.before_write = fail
     with pytest.raises(OSError, match="no route"):
         desk.go()
+
+
+# --- names that belong to somebody else ---
+
+
+def test_a_pods_name_taken_by_a_stranger_is_shown_and_tried_again_ever_more_slowly() -> None:
+    desk = Desk(changes_to(status(), CreatePod(0, 1)))
+    desk.cluster.add_pod("mnist-0-1", "stranger", job_view(uid="another job"))
+    assert seconds(desk.go(), desk) == 1
+    assert desk.status.message == (
+        'waiting; worker 0 cannot be created: pod "mnist-0-1" exists already and belongs to default/mnist'
+    )
+    assert seconds(desk.go(after_s=1), desk) == 2
+
+
+def test_a_job_goes_on_when_the_strangers_pod_is_gone() -> None:
+    desk = Desk(changes_to(status(), CreatePod(0, 1)))
+    desk.cluster.add_pod("mnist-0-1", "stranger", job_view(uid="another job"))
+    desk.go()
+    desk.cluster.lose_pod("mnist-0-1")
+    desk.go(after_s=1)
+    desk.go()
+    assert [pod.uid for pod in desk.cluster.pods()] != ["stranger"]
+    assert desk.status.message == "waiting"
+
+
+# --- objects beside the pods ---
+
+POLICIES = NetworkPolicies("dlcloud-system", 8443)
+FORBIDDEN = 'networkpolicies.networking.k8s.io is forbidden: User "dlcloud" cannot create resource'
+
+
+def policed(*then: Action) -> Desk:
+    return Desk(changes_to(status(), *then), POLICIES.objects)
+
+
+def test_a_jobs_objects_are_made_before_its_pods() -> None:
+    desk = policed(CreatePod(0, 1))
+    made_before: list[int] = []
+    create = desk.cluster.create_pod
+
+    async def noting(job: JobView, manifest: Any) -> None:
+        made_before.append(len(desk.cluster.ensured))
+        await create(job, manifest)
+
+    desk.cluster.create_pod = noting  # type: ignore[method-assign]
+    desk.go()
+    assert made_before == [1]
+
+
+def test_what_is_as_it_should_be_is_not_made_again() -> None:
+    desk = policed(CreatePod(0, 1))
+    for _ in range(3):
+        desk.go()
+    assert len(desk.cluster.ensured) == 1
+
+
+def test_a_job_without_pods_needs_no_objects() -> None:
+    desk = policed()
+    desk.go()
+    assert desk.cluster.ensured == []
+
+
+def test_a_finished_job_is_left_alone() -> None:
+    desk = policed(CreatePod(0, 1))
+    desk.go()
+    desk.cluster.objects.clear()
+    desk.script = changes_to(status().model_copy(update={"phase": Phase.SUCCEEDED}))
+    desk.go()
+    desk.go()
+    assert len(desk.cluster.ensured) == 1
+
+
+def test_an_object_of_a_running_job_that_was_deleted_is_made_again() -> None:
+    desk = policed(CreatePod(0, 1))
+    desk.go()
+    desk.cluster.objects.clear()
+    desk.script = changes_to(status())
+    desk.go()
+    assert len(desk.cluster.objects) == 1
+
+
+def test_other_settings_reach_the_objects_of_running_jobs_and_leave_their_pods_alone() -> None:
+    desk = policed(CreatePod(0, 1))
+    desk.go()
+    pods = desk.cluster.pods()
+    stricter = NetworkPolicies("dlcloud-system", 8443, [{"ports": [{"protocol": "TCP", "port": 443}]}])
+    desk.reconciler = Reconciler(
+        desk.cluster, NameRenderer(), desk.rendezvous, lambda: desk.time, desk._plan, stricter.objects
+    )
+    desk.script = changes_to(status())
+    desk.go()
+    (policy,) = desk.cluster.objects.values()
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert desk.cluster.pods() == pods
+
+
+def test_without_its_objects_no_pod_of_a_job_is_created() -> None:
+    desk = policed(CreatePod(0, 1))
+    desk.cluster.refuse_object = FORBIDDEN
+    assert seconds(desk.go(), desk) == 1
+    assert desk.cluster.pods() == []
+    assert desk.status.message == f"waiting; the NetworkPolicy mnist cannot be made: {FORBIDDEN}"
+    assert desk.results == [PassResult.REFUSED]
+
+
+def test_a_refused_object_of_a_running_job_is_tried_again_ever_more_slowly_until_it_is_allowed() -> None:
+    desk = policed(CreatePod(0, 1))
+    desk.go()
+    desk.cluster.objects.clear()
+    desk.cluster.refuse_object = FORBIDDEN
+    desk.script = changes_to(status())
+    pauses = []
+    for _ in range(3):
+        wake = desk.go()
+        assert wake is not None
+        pauses.append(seconds(wake, desk))
+        assert desk.go() == wake  # in between the cluster is left alone
+        desk.time = wake
+    assert pauses == [1, 2, 4]
+    assert len(desk.cluster.pods()) == 1
+    desk.cluster.refuse_object = ""
+    desk.go()
+    desk.go()
+    assert desk.status.message == "waiting"
+
+
+# --- what an observer is told ---
+
+
+def test_the_end_of_every_pass_is_observed() -> None:
+    desk = Desk(changes_to(status()))
+    desk.cluster.before_write = desk.cluster.touch
+    desk.go()
+    desk.cluster.before_write = lambda: None
+    desk.go()
+
+    def fail() -> None:
+        raise OSError("no route to host")
+
+    desk.cluster.before_write = fail
+    desk.script = changes_to(status(restarts=1))
+    with pytest.raises(OSError, match="no route"):
+        desk.go()
+    assert desk.results == [PassResult.CONFLICT, PassResult.OK, PassResult.ERROR]
+
+
+# --- many running jobs ---
+
+
+@pytest.mark.parametrize(("running", "every_s"), [(1, 5.0), (200, 5.0), (450, 6.0), (1000, 8.2)])
+def test_the_more_jobs_run_the_less_often_progress_is_written(running: int, every_s: float) -> None:
+    desk = Desk(lambda job: [])
+    for number in range(running - 1):
+        key = JobKey("default", f"job{number}")
+        desk.cluster.put_job(job_view(key, uid=f"uid-{number}", status=status(round=decided(1))))
+        desk.go(key=key)
+    desk.cluster.put_job(job_view(status=status(round=decided(1))))
+    desk.script = changes_to(status(round=decided(1), progress=Progress(step=1)), urgent=False)
+    desk.go()
+    desk.script = changes_to(status(round=decided(1), progress=Progress(step=2)), urgent=False)
+    assert seconds(desk.go(), desk) == every_s
+
+
+@pytest.mark.parametrize("end", ["gone", "finished", "between rounds"])
+def test_a_job_that_runs_no_more_does_not_count(end: str) -> None:
+    desk = Desk(lambda job: [])
+    keys = [JobKey("default", f"job{number}") for number in range(450)]
+    for number, key in enumerate(keys):
+        desk.cluster.put_job(job_view(key, uid=f"uid-{number}", status=status(round=decided(1))))
+        desk.go(key=key)
+    ended = {
+        "finished": status(round=decided(1)).model_copy(update={"phase": Phase.FAILED}),
+        "between rounds": status(),
+    }
+    for key in keys:
+        job = desk.cluster.jobs[key]
+        desk.cluster.remove_job(key)
+        if end != "gone":
+            desk.cluster.put_job(job_view(key, uid=job.uid, status=ended[end]))
+        desk.go(key=key)
+    desk.script = at_step(1)
+    desk.go()
+    desk.script = at_step(2)
+    assert seconds(desk.go(), desk) == 5

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ from dlcloud_operator.api import (
     TrainingJobStatus,
 )
 from dlcloud_operator.core.model import JobKey, JobView
-from dlcloud_operator.engine.flow_yaml import flow_yaml
+from dlcloud_operator.engine.filling import YamlTemplate
 from dlcloud_operator.engine.render import AGENT_COPY, PodRenderer, RenderSettings
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -455,24 +455,42 @@ json_values = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(value=json_values)
-def test_a_value_written_as_flow_yaml_is_read_back_the_same(value: Any) -> None:
-    text = flow_yaml(value)
-    assert text.isascii()
-    assert "\n" not in text
-    read = yaml.load(f"a:\n  - {text}\nb: 1\n", Loader=yaml.CSafeLoader)
-    assert read == {"a": [value], "b": 1}
-    assert json.dumps(read["a"][0]) == json.dumps(value)
+@given(value=json_values, key=texts)
+def test_a_value_comes_out_of_a_template_as_it_went_in(filled: Callable[..., Any], value: Any, key: str) -> None:
+    assert filled("a:\n  - {{ v | yaml }}\nb: 1\n? {{ k | yaml }}\n: 2\n", v=value, k=f"k{key}") == {
+        "a": [value],
+        "b": 1,
+        f"k{key}": 2,
+    }
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), b"x"])
-def test_what_json_has_not_cannot_be_written(value: Any) -> None:
-    with pytest.raises(ValueError, match="cannot be written"):
-        flow_yaml(value)
+def test_a_template_is_parsed_once_for_all_values_and_anew_for_another_branch(filled: Callable[..., Any]) -> None:
+    text = "a: {{ v | yaml }}\n{% for x in more %}b{{ x }}: {{ x | yaml }}\n{% endfor %}"
+    assert [filled(text, v=v, more=more) for v, more in ((1, ()), (2, ()), (3, (5,)), ([4], (6, 7)))] == [
+        {"a": 1},
+        {"a": 2},
+        {"a": 3, "b5": 5},
+        {"a": [4], "b6": 6, "b7": 7},
+    ]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    folder, made = tmp_path_factory.mktemp("templates"), {}
+
+    def fill(text: str, **names: Any) -> Any:
+        if text not in made:
+            path = folder / f"{len(made)}.yaml.j2"
+            path.write_text(text)
+            made[text] = YamlTemplate(path)
+        return made[text].fill(names)
+
+    return fill
 
 
 def test_half_a_surrogate_pair_becomes_a_replacement_character() -> None:
-    assert yaml.load(flow_yaml("a\ud800b"), Loader=yaml.CSafeLoader) == "a\ufffdb"
+    nodes = {"scheduling": {"nodeSelector": {"zone": "x\ud800y"}}}
+    assert render({**BUILT_IN, **nodes})["spec"]["nodeSelector"] == {"zone": "x\ufffdy"}
 
 
 def shape(value: Any, free: tuple[str, ...] = ("nodeSelector", "affinity")) -> Any:
@@ -522,3 +540,10 @@ def test_no_text_of_a_user_changes_the_structure_of_a_pod(
     assert pod["spec"]["nodeSelector"] == labels
     assert pod["spec"]["affinity"] == affinity
     assert env(pod)["AWS_ACCESS_KEY_ID"]["secretKeyRef"]["name"] == text
+
+
+def test_pods_rendered_after_a_new_ca_trust_that_one() -> None:
+    renderer = PodRenderer(SETTINGS)
+    before = env(renderer.render(job(BUILT_IN), 0, 1))["DLCLOUD_CA"]
+    renderer.trust("-----BEGIN\nY\n")
+    assert (before, env(renderer.render(job(BUILT_IN), 0, 1))["DLCLOUD_CA"]) == (SETTINGS.ca, "-----BEGIN\nY\n")

@@ -3,10 +3,11 @@
 See docs/protocol.md, section 2.
 """
 
-from .auth import Authenticator, AuthenticatorUnavailable, KeySetAuthenticator, PodIdentity, Unauthorized
+from .auth import Authenticator, AuthenticatorUnavailable, KeySetAuthenticator, PodIdentity, Unauthorized, UnknownSigner
 from .book import Book
 from .limits import ServerLimits
 from .server import RendezvousServer
+from .token_cache import TokenCache
 
 __all__ = [
     "Authenticator",
@@ -16,5 +17,7 @@ __all__ = [
     "PodIdentity",
     "RendezvousServer",
     "ServerLimits",
+    "TokenCache",
     "Unauthorized",
+    "UnknownSigner",
 ]

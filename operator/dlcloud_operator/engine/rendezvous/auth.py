@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import jwt
 
+from .token_cache import TokenCache
+
 log = logging.getLogger(__name__)
 
 # By key type, not by the token's word: a token that names HS256 would make a public key its shared secret.
@@ -23,6 +25,10 @@ _MAX_TOKEN_CHARS = 7800  # below the server's limit for a header line
 
 class Unauthorized(Exception):
     """The token proves nothing; the message is safe to send and to log."""
+
+
+class UnknownSigner(Unauthorized):
+    """The token may be good, but none of the keys at hand signed it: only its issuer could tell."""
 
 
 class AuthenticatorUnavailable(Exception):
@@ -54,7 +60,7 @@ class KeySetAuthenticator:
         fetch_keys: Callable[[], Awaitable[Mapping[str, Any]]],
         issuer: str,
         audience: str,
-        leeway_s: float = 10.0,
+        leeway_s: float = 10.0,  # between the clocks of this machine and of the API server's
         refetch_s: float = 10.0,
         max_age_s: float = 300.0,
         fetch_timeout_s: float = 5.0,
@@ -62,9 +68,11 @@ class KeySetAuthenticator:
     ) -> None:
         """`fetch_keys` returns a JWKS document; an unknown key asks for it again at most every `refetch_s`.
 
-        Keys older than `max_age_s` are fetched anew, so that a withdrawn one stops being trusted.
+        Keys older than `max_age_s` are fetched anew, so that a withdrawn one stops being trusted. An empty `issuer`
+        takes the document's own member `issuer`. A token that proved good is known for a minute, or until it expires.
         """
         self._fetch_keys = fetch_keys
+        self._fixed_issuer = issuer
         self._issuer = issuer
         self._audience = audience
         self._leeway_s = leeway_s
@@ -73,6 +81,7 @@ class KeySetAuthenticator:
         self._fetch_timeout_s = fetch_timeout_s
         self._monotonic = monotonic
         self._keys: dict[str, jwt.PyJWK] = {}
+        self._proven = TokenCache(monotonic=monotonic)
         self._tried_at: float | None = None
         self._fetched_at: float | None = None
         self._fetching = asyncio.Lock()
@@ -82,6 +91,8 @@ class KeySetAuthenticator:
         """The pod of a valid token. Raises Unauthorized with the reason, AuthenticatorUnavailable without keys."""
         if len(token) > _MAX_TOKEN_CHARS:
             raise Unauthorized(f"the token is longer than {_MAX_TOKEN_CHARS} characters")
+        if (known := self._proven.get(token)) is not None:
+            return known
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -94,7 +105,10 @@ class KeySetAuthenticator:
         key = await self._key(key_id)
         if key.algorithm_name != algorithm:
             raise Unauthorized("the token's algorithm does not fit its key")
-        return _pod_of(self._claims(token, key))
+        claims = self._claims(token, key)
+        identity = _pod_of(claims)
+        self._proven.put(token, identity, float(claims["exp"]) + self._leeway_s)
+        return identity
 
     def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         try:
@@ -116,7 +130,7 @@ class KeySetAuthenticator:
         except jwt.InvalidAudienceError:
             raise Unauthorized(f"the token is for another audience; {self._audience!r} is needed") from None
         except jwt.InvalidIssuerError:
-            raise Unauthorized(f"the token is from another issuer; {self._issuer!r} is needed") from None
+            raise UnknownSigner(f"the token is from another issuer; {self._issuer!r} is needed") from None
         except jwt.InvalidSignatureError:
             raise Unauthorized("the token's signature is wrong") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -133,7 +147,7 @@ class KeySetAuthenticator:
             return key
         if self._fetched_at is None:
             raise AuthenticatorUnavailable("the API server's keys cannot be read yet")
-        raise Unauthorized("the token is signed with an unknown key")
+        raise UnknownSigner("the token is signed with an unknown key")
 
     async def _refresh(self, key_id: str) -> None:
         async with self._fetching:
@@ -143,7 +157,11 @@ class KeySetAuthenticator:
             self._tried_at = self._monotonic()
             try:
                 document = await asyncio.wait_for(self._fetch_keys(), self._fetch_timeout_s)
-                self._keys = _parse(document)
+                issuer = self._fixed_issuer or str(document["issuer"])
+                keys = _parse(document)
+                if self._keys.keys() - keys.keys() or issuer != self._issuer:
+                    self._proven.clear()  # what a withdrawn key signed proves nothing any more
+                self._keys, self._issuer = keys, issuer
                 self._fetched_at = self._monotonic()
             except Exception as error:
                 # The keys held so far stay in use: an API server that is away must not stop the training.

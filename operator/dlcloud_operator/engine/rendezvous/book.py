@@ -89,6 +89,11 @@ class Book:
         by_uid = {} if entry is None else {uid: heard.report for uid, (_, heard) in entry.heard.items()}
         return Reports(listening_since=self._listening_since, by_uid=by_uid, last_heard_any=self._last_heard_any)
 
+    def num_fresh(self) -> int:
+        """Pods that reported so recently that nobody would suspect them."""
+        since = self._now() - _SILENCE
+        return sum(heard.report.received_at > since for job in self._jobs.values() for _, heard in job.heard.values())
+
     def note_life(self) -> None:
         """Some agent reached this server."""
         self._last_heard_any = self._now()
@@ -132,6 +137,10 @@ class Book:
     def close(self) -> None:
         """Answer everybody who waits, now and from now on."""
         self._closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Answer everybody who waits now, without news."""
         for entry in self._jobs.values():
             for polls in entry.polls.values():
                 for poll in polls:

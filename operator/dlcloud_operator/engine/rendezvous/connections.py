@@ -12,13 +12,37 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 from .limits import ServerLimits
 
 log = logging.getLogger(__name__)
 
 _SPARE_FILES = 128  # descriptors left to the rest of the process
+
+
+class _Gate:
+    """A transport that asks right before bytes are written; when they may not be, the client is cut off instead.
+
+    An answer can be ready and its process frozen before it is sent: only here is it known when that really happens.
+    """
+
+    def __init__(self, transport: asyncio.Transport, may_write: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._may_write = may_write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._may_write():
+            self._transport.write(data)
+        else:
+            self._transport.abort()
+
+    def writelines(self, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(chunks))
 
 
 class Connection(asyncio.Protocol):
@@ -28,6 +52,8 @@ class Connection(asyncio.Protocol):
         self.inner = inner
         self.proven = False  # it showed a pod's token: never made to leave for another's sake
         self.deadline = 0.0
+        self.in_request = False  # from its head until its answer
+        self.apology = False  # what is written next says nothing but that this server may not speak
         self.connecting: asyncio.Task[None] | None = None
         self._owner = owner
         self._sock = sock
@@ -35,7 +61,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self.inner.connection_made(transport)
+        gate = _Gate(cast(asyncio.Transport, transport), self._may_write)
+        self.inner.connection_made(cast(asyncio.Transport, gate))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.release(self)
@@ -53,10 +80,20 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.inner.resume_writing()
 
+    def _may_write(self) -> bool:
+        return self.apology or self._owner.may_speak()
+
+    def close(self) -> None:
+        """Close once everything is sent; a client that is still shaking hands stays."""
+        if self._transport is not None:
+            self._transport.close()
+
     def abort(self) -> None:
         """Close at once, without a word."""
         if isinstance(self._transport, asyncio.Transport):
-            self._transport.abort()
+            # A TLS transport that has just lost its connection no longer knows how (AttributeError in Python 3.11).
+            with contextlib.suppress(AttributeError):
+                self._transport.abort()
         else:
             if self.connecting is not None:
                 self.connecting.cancel()
@@ -67,9 +104,16 @@ class Connection(asyncio.Protocol):
 class Connections:
     """Accepts clients on one socket, at most `limits.connections` at a time."""
 
-    def __init__(self, make_protocol: Callable[[], asyncio.Protocol], limits: ServerLimits) -> None:
+    def __init__(
+        self,
+        make_protocol: Callable[[], asyncio.Protocol],
+        limits: ServerLimits,
+        may_speak: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_speak` is asked before anything but a `Connection.apology` is written."""
         self._make_protocol = make_protocol
         self._limits = limits
+        self.may_speak = may_speak
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         room = limits.connections if files == resource.RLIM_INFINITY else max(16, files - _SPARE_FILES)
         self._max = min(limits.connections, room)
@@ -99,6 +143,12 @@ class Connections:
         for connection in list(self._open.values()):
             connection.abort()
 
+    def close_idle(self) -> None:
+        """Close those that wait for no answer."""
+        for connection in list(self._open.values()):
+            if not connection.in_request:
+                connection.close()
+
     def __len__(self) -> int:
         return len(self._open)
 
@@ -106,11 +156,13 @@ class Connections:
         """A request's head was read. Its body, its long poll and its handling may take so long."""
         connection = self._open.get(inner)
         if connection is not None:
+            connection.in_request = True
             self._allow(connection, self._limits.body_s + self._limits.poll_s + self._limits.head_s)
         return connection
 
     def end(self, connection: Connection) -> None:
         """The answer is ready: the client may take some time to read it and to ask again."""
+        connection.in_request = False
         self._allow(connection, self._limits.idle_s if connection.proven else self._limits.head_s)
 
     def release(self, connection: Connection) -> None:

@@ -120,7 +120,7 @@ def parse_report(body: bytes, pod_uid: str, received_at: datetime) -> Heard:
     wire = _parse(ReportMessage, body)
     warnings = [
         AgentWarning(
-            warning.reason, _text(warning.message), _shifted(warning.at, wire.sent_at, received_at), warning.over
+            warning.reason, printable(warning.message), _shifted(warning.at, wire.sent_at, received_at), warning.over
         )
         for warning in wire.warnings
     ]
@@ -190,7 +190,7 @@ def _results(wire: Sequence[ResultMessage], sent_at: datetime, received_at: date
             outcome=result.outcome,
             ended_at=_shifted(result.ended_at, sent_at, received_at),
             exit_code=result.exit_code,
-            message=_text(result.message),
+            message=printable(result.message),
         )
         for result in wire
     )
@@ -223,7 +223,7 @@ def _finite_or_none(value: float | None) -> bool:
     return value is None or math.isfinite(value)
 
 
-def _text(message: str) -> str:
+def printable(message: str) -> str:
     """At most 1,024 characters, the end of them (there a traceback names its error), without control characters."""
     clean = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in message)
     return clean if len(clean) <= MAX_MESSAGE_CHARS else "…" + clean[-(MAX_MESSAGE_CHARS - 1) :]

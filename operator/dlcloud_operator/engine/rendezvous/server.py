@@ -6,53 +6,31 @@ May import aiohttp and the engine's own modules. It decides nothing about jobs, 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
 import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from dlcloud_operator.core.model import JobKey, JobView, Reports
 from dlcloud_operator.engine.clock import utc_now
+from dlcloud_operator.engine.observer import SILENT, Observer
 
+from .answers import METHODS, NoVoice, Refusal, json_answer, number, route
 from .auth import Authenticator, AuthenticatorUnavailable, PodIdentity, Unauthorized
 from .book import Book
 from .connections import Connection, Connections
+from .http_log import http_logger
 from .limits import ServerLimits, TokenBucket
 from .messages import BadMessage, parse_report
 
 log = logging.getLogger(__name__)
-http_log = logging.getLogger(f"{__name__}.http")
+http_log = http_logger(f"{__name__}.http")
 
-
-def _without_headers(record: logging.LogRecord) -> bool:
-    """aiohttp logs a broken request with its exception, and that quotes the header line: possibly a token."""
-    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-        record.exc_info = record.exc_text = None
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"  # a stranger's mistake, not ours
-        return http_log.isEnabledFor(logging.DEBUG)
-    return True
-
-
-http_log.addFilter(_without_headers)
-
-_METHODS = {"assignment": "GET", "report": "POST"}
-
-
-class _Refusal(Exception):
-    """An answer other than 200 and 204: status and one sentence."""
-
-    def __init__(self, status: int, sentence: str, **headers: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+_VOICE_S = 0.2  # how soon agents are told to go elsewhere
 
 
 class RendezvousServer:
@@ -65,14 +43,24 @@ class RendezvousServer:
         on_report: Callable[[JobKey], None] = lambda key: None,
         now: Callable[[], datetime] = utc_now,
         limits: ServerLimits | None = None,
+        may_speak: Callable[[], bool] = lambda: True,
+        observer: Observer = SILENT,
     ) -> None:
-        """`owner_of(namespace, pod, uid)` asks the index of pods; `on_report` is called for each report with news."""
+        """`owner_of(namespace, pod, uid)` asks the index of pods; `on_report` is called for each report with news.
+
+        While `may_speak()` is false, everybody is answered 503 and shown out, those who wait included; it is asked
+        again right before an answer is written. Once it is true, silent agents count from that moment on.
+        """
         self._authenticator = authenticator
         self._owner_of = owner_of
         self._listeners = [on_report]
         self._now = now
         self._limits = limits or ServerLimits()
         self._book = Book(owner_of, now, self._limits.polls_per_pod)
+        self._may_speak = may_speak
+        self._observer = observer
+        self._spoke = may_speak()
+        self._listener: asyncio.Task[None] | None = None
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()  # by pod uid, least recently used first
         self._log_bucket = TokenBucket(rate_per_s=5.0, burst=20.0, now_s=0.0)
         self._http: web.Server | None = None
@@ -89,18 +77,21 @@ class RendezvousServer:
             auto_decompress=False,  # a few bytes could become many
             keepalive_timeout=self._limits.idle_s,
         )
-        self._connections = Connections(self._http, self._limits)
+        self._connections = Connections(self._http, self._limits, self._speaks)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=host == "::")
         self._connections.start(sock, ssl_context)
         self._book.open()
+        self._listener = asyncio.create_task(self._mind_the_voice(), name="rendezvous-voice")
         name = f"[{host}]" if ":" in host else host
         return f"{'http' if ssl_context is None else 'https'}://{name}:{sock.getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Answer open polls with 204 and close everything, within a second."""
-        if self._http is None or self._connections is None:
+        """Answer open polls (204; 503 without a voice) and close everything, within a second."""
+        if self._http is None or self._connections is None or self._listener is None:
             return
+        self._listener.cancel()
+        await asyncio.gather(self._listener, return_exceptions=True)
         await self._connections.stop_accepting()
         self._book.close()
         for idle in self._http.connections:
@@ -122,37 +113,84 @@ class RendezvousServer:
 
     def reports_for(self, key: JobKey) -> Reports:
         """What the job's agents said last."""
+        self._speaks()  # so that nobody is taken for silent since before this server could be spoken to
         return self._book.reports_for(key)
 
+    def num_connections(self) -> int:
+        """Clients that are connected."""
+        return 0 if self._connections is None else len(self._connections)
+
+    def num_agents(self) -> int:
+        """Pods whose agents reported within the last 15 s."""
+        return self._book.num_fresh()
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._respond(request)
+        verb = request.path.rpartition("/")[2]
+        self._observer.rendezvous_answered(verb if verb in METHODS else "other", response.status)
+        return response
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._connections is not None
         connection = self._connections.begin(request.protocol)
         if connection is None:
             raise ConnectionResetError("the connection was closed meanwhile")
+        connection.apology = False
         try:
-            return await self._answer(request, connection)
-        except _Refusal as refusal:
+            self._require_voice()
+            response = await self._answer(request, connection)
+            self._require_voice()  # it may have gone while this client waited
+            return response
+        except NoVoice as refusal:
+            connection.apology = True
+            return json_answer(503, {"error": str(refusal)}, refusal.headers)
+        except Refusal as refusal:
             if self._log_bucket.take(asyncio.get_running_loop().time()):
                 log.info("refused %d to %.200r: %s", refusal.status, request.path, refusal)
-            return _json(refusal.status, {"error": str(refusal)}, refusal.headers)
+            return json_answer(refusal.status, {"error": str(refusal)}, refusal.headers)
         except ConnectionError:
             raise
         except Exception:
             log.exception("a request failed")
-            return _json(500, {"error": "the request failed inside the operator; try again later"})
+            return json_answer(500, {"error": "the request failed inside the operator; try again later"})
         finally:
             self._connections.end(connection)
 
+    def _speaks(self) -> bool:
+        speaks = self._may_speak()
+        if speaks != self._spoke:
+            self._spoke = speaks
+            if speaks:
+                self._book.open()
+            else:
+                self._hush()
+        return speaks
+
+    def _hush(self) -> None:
+        """Answer those who wait, and show out those who are silent."""
+        self._book.wake()
+        if self._connections is not None:
+            self._connections.close_idle()
+
+    def _require_voice(self) -> None:
+        if not self._speaks():
+            raise NoVoice
+
+    async def _mind_the_voice(self) -> None:
+        while True:
+            self._speaks()
+            await asyncio.sleep(_VOICE_S)
+
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.Response:
-        key, pod, verb = _route(request)
+        key, pod, verb = route(request)
         identity = await self._identify(request)
         if (identity.namespace, identity.pod) != (key.namespace, pod):
-            raise _Refusal(403, "the token speaks for another pod")
+            raise Refusal(403, "the token speaks for another pod")
         if self._owner_of(identity.namespace, identity.pod, identity.uid) != key:
-            raise _Refusal(403, "the token's pod is no living pod of this job")
+            raise Refusal(403, "the token's pod is no living pod of this job")
         connection.proven = True
         if not self._bucket(identity.uid).take(asyncio.get_running_loop().time()):
-            raise _Refusal(429, "too many requests from this pod", Retry_After="1")
+            raise Refusal(429, "too many requests from this pod", Retry_After="1")
         self._book.note_life()
         if verb == "assignment":
             return await self._assignment(request, key, identity)
@@ -165,49 +203,50 @@ class RendezvousServer:
                 raise Unauthorized("a bearer token is needed")
             return await self._authenticator.identify(token.strip())
         except Unauthorized as error:
-            raise _Refusal(401, str(error), WWW_Authenticate="Bearer") from None
+            raise Refusal(401, str(error), WWW_Authenticate="Bearer") from None
         except AuthenticatorUnavailable as error:
-            raise _Refusal(503, str(error), Retry_After="1") from None
+            raise Refusal(503, str(error), Retry_After="1") from None
 
     async def _assignment(self, request: web.BaseRequest, key: JobKey, identity: PodIdentity) -> web.Response:
-        after = _number(request, "after", 0.0)
-        wait_s = _number(request, "wait", self._limits.poll_s)
+        after = number(request, "after", 0.0)
+        wait_s = number(request, "wait", self._limits.poll_s)
         if not after.is_integer():
-            raise _Refusal(400, f"after: {after} is not a whole number; give the highest round seen, or 0")
+            raise Refusal(400, f"after: {after} is not a whole number; give the highest round seen, or 0")
         instruction = await self._book.instruction(key, identity.uid, int(after), min(wait_s, self._limits.poll_s))
-        return web.Response(status=204) if instruction is None else _json(200, instruction)
+        return web.Response(status=204) if instruction is None else json_answer(200, instruction)
 
     async def _report(self, request: web.BaseRequest, key: JobKey, identity: PodIdentity) -> web.Response:
         body = await self._body(request)
         try:
             heard = parse_report(body, identity.uid, self._now())
         except BadMessage as error:
-            raise _Refusal(400, str(error)) from None
+            raise Refusal(400, str(error)) from None
         # Looked up again: the body may have taken seconds, and the pod may be gone since.
         if self._owner_of(identity.namespace, identity.pod, identity.uid) != key:
-            raise _Refusal(403, "the token's pod is no living pod of this job")
+            raise Refusal(403, "the token's pod is no living pod of this job")
+        self._require_voice()
         if self._book.record(key, identity, heard):
             for notify in self._listeners:
                 notify(key)
-        return _json(200, {})
+        return json_answer(200, {})
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         limit = self._limits.body_bytes
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise _Refusal(415, "send the report without compression")
+            raise Refusal(415, "send the report without compression")
         if (request.content_length or 0) > limit:
-            raise _Refusal(413, f"the body has {request.content_length} bytes; {limit} are allowed", Connection="close")
+            raise Refusal(413, f"the body has {request.content_length} bytes; {limit} are allowed", Connection="close")
         body = bytearray()
         try:
             async with asyncio.timeout(self._limits.body_s):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > limit:
-                        raise _Refusal(413, f"the body has more than {limit} bytes", Connection="close")
+                        raise Refusal(413, f"the body has more than {limit} bytes", Connection="close")
         except TimeoutError:
-            raise _Refusal(408, f"the body took longer than {self._limits.body_s:g} s", Connection="close") from None
+            raise Refusal(408, f"the body took longer than {self._limits.body_s:g} s", Connection="close") from None
         except web.RequestPayloadError:
-            raise _Refusal(400, "the body is cut off or badly framed", Connection="close") from None
+            raise Refusal(400, "the body is cut off or badly framed", Connection="close") from None
         return bytes(body)
 
     def _bucket(self, pod_uid: str) -> TokenBucket:
@@ -220,39 +259,3 @@ class RendezvousServer:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(pod_uid)
         return bucket
-
-
-def _route(request: web.BaseRequest) -> tuple[JobKey, str, str]:
-    """The job, the pod and the verb of `/v1/namespaces/{namespace}/jobs/{job}/pods/{pod}/{verb}`."""
-    match request.path.split("/"):
-        case ["", "v1", "namespaces", namespace, "jobs", job, "pods", pod, ("assignment" | "report") as verb]:
-            if request.method != _METHODS[verb]:
-                raise _Refusal(405, f"{verb} is asked with {_METHODS[verb]}", Allow=_METHODS[verb])
-            return JobKey(namespace, job), pod, verb
-        case _:
-            raise _Refusal(404, "there is nothing here")
-
-
-def _number(request: web.BaseRequest, name: str, default: float) -> float:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 2**53:  # false for NaN
-        raise _Refusal(400, f"{name}: {text[:40]!r} is not a number of 0 or more")
-    return number
-
-
-def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> web.Response:
-    response = web.Response(
-        status=status,
-        body=json.dumps(content, allow_nan=False).encode(),
-        headers=headers,
-        content_type="application/json",
-    )
-    if headers and headers.get("Connection") == "close":
-        response.force_close()
-    return response
