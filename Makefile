@@ -1,16 +1,18 @@
 # Every command sets itself up: a virtual environment in $(VENV), made once and again when the lock changes.
 # DLCLOUD_VENV puts it elsewhere, PYTHON chooses the interpreter (3.11 or newer), PIP_FIND_LINKS offers wheels of your own
-# (for example a CPU build of torch 2.13.0: 1 GB installed instead of 5.6 GB).
+# (for example a CPU build of torch 2.13.0: 1 GB installed instead of 5.6 GB). `make rig` builds the Kubernetes control plane of
+# the tests, once for all checkouts. WORKERS: how many integration tests run at a time.
 
 PYTHON ?= python3
 VENV := $(abspath $(or $(DLCLOUD_VENV),.venv))
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.dlcloud-$(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)-$(shell pwd | cksum | cut -d' ' -f1)
-SOURCES := operator cli trainer tests benchmarks manifests
+SOURCES := operator cli trainer tests benchmarks manifests images
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration test-minio test-slow lint format crd contract benchmarks clean
+.PHONY: help setup demo rig test test-unit test-integration test-minio test-slow lint format crd contract benchmarks images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,17 +32,21 @@ demo: $(STAMP) ## train a CNN with two workers, kill one on the way, see it go o
 
 test: lint test-unit test-integration ## lint, types, unit and integration tests
 
+rig: $(STAMP) ## build the Kubernetes control plane of the tests, once (10 minutes on 2 cores)
+	@$(PY) -m tests.rig build
+
 test-unit: $(STAMP) ## seconds
 	$(PY) -m pytest tests/unit -q
 
-test-integration: $(STAMP) ## real processes, a real S3 server
-	$(PY) -m pytest tests/integration -q
+test-integration: rig ## real processes, a real S3 server, a real Kubernetes API server
+	$(PY) -m pytest tests/integration -q -m "not slow and not alone" -n $(WORKERS)
+	$(PY) -m pytest tests/integration -q -m "not slow and alone"
 
-test-minio: $(STAMP) ## the tests that use an S3 server on a real MinIO (built from source the first time: minutes)
+test-minio: rig ## the tests that use an S3 server on a real MinIO (built from source the first time: minutes)
 	@tests/servers/build_minio.sh
 	TEST_STORE=minio $(PY) -m pytest tests/integration -q -m "s3 and not slow"
 
-test-slow: $(STAMP) ## the long forms of the tests, which the others leave out
+test-slow: rig ## the long forms of the tests, which the others leave out
 	$(PY) -m pytest tests -q -m slow
 
 lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint where helm is there
@@ -50,7 +56,8 @@ lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint whe
 	$(PY) -m dlcloud_operator.api.crd --check
 	$(PY) -m dlcloud_operator.api.docs --check
 	$(PY) -m dlcloud_trainer.contract --check operator/dlcloud_operator/api/parameters.json
-	@if command -v helm >/dev/null; then helm lint charts/; else echo "helm lint: skipped, helm is not on the PATH (https://helm.sh)"; fi
+	@if helm=$$($(PY) -m tests.rig which helm); then $$helm lint charts/; \
+	else echo "helm lint: skipped, there is no helm: make rig builds one, or put it on the PATH (https://helm.sh)"; fi
 
 format: $(STAMP) ## put the code in shape
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -69,6 +76,9 @@ benchmarks: $(STAMP) ## print every figure beside its peer's (about 20 minutes)
 	$(PY) -m benchmarks.checkpoint
 	$(PY) -m benchmarks.throughput
 	$(PY) -m benchmarks.accuracy
+
+images: ## build the operator's and the trainer's image with docker or podman (docs/images.md)
+	@images/build.sh
 
 clean: ## remove what the commands made here
 	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,13 +8,19 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from dlcloud.local.store import EmbeddedStore
 
+from ..rig.fixtures import control_plane, kube, kubectl, make_control_plane, namespace
 from ..servers.minio import MinioMissing, MinioServer
 
+__all__ = ["control_plane", "kube", "kubectl", "make_control_plane", "namespace"]
+# Operators that watch all namespaces, and jobs and definitions that they would act on: one after the other.
+ON_CLUSTER = ("operator/", "chart/", "test_cluster_command.py", "test_crd_on_api_server.py")
 STORES = {"seaweedfs": EmbeddedStore, "minio": MinioServer}
 
 
@@ -27,6 +33,19 @@ class S3Server:
     secret_key: str
     make_bucket: Callable[..., str]
     kind: str = "seaweedfs"
+
+
+class InRow(LoadScopeScheduling):
+    """What one worker runs in a row: a file, since its tests share fixtures; all tests of `ON_CLUSTER`."""
+
+    # (pytest-xdist's own groups, --dist loadgroup, do nothing with pytest 9.2.)
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cluster" if any(f"integration/{name}" in file for name in ON_CLUSTER) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InRow:
+    return InRow(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,7 +1,6 @@
 """The commands on a real API server: as processes, with a kubeconfig, as the user of a cluster runs them.
 
-Needs kubectl and TEST_KUBECONFIG, the path of a kubeconfig whose user may create definitions, namespaces, roles and
-secrets. No operator runs there: where one would write a status, kubectl does.
+No operator runs there: where one would write a status, the tests do.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ import base64
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,33 +24,25 @@ from dlcloud.jobs.errors import JobsError
 from dlcloud.objects import Access, _client
 from dlcloud_operator.api import TrainingJob
 
+from ..rig.client import KubeClient
+from ..rig.cluster import Cluster
+from ..rig.fixtures import MakeControlPlane
+from ..rig.processes import until
 from .conftest import S3Server
 
-ROOT = Path(__file__).parents[2]
-KUBECONFIG = os.environ.get("TEST_KUBECONFIG", "")
 CRD = "trainingjobs.dlcloud.dev"
 LIMIT_S = 60
 
-pytestmark = [
-    pytest.mark.skipif(not KUBECONFIG, reason="TEST_KUBECONFIG names no cluster"),
-    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on the PATH"),
-]
+
+@pytest.fixture(scope="module", autouse=True)
+def kubeconfig(control_plane: Cluster) -> Iterator[Path]:
+    """The administrator's, where the commands look for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+        yield control_plane.kubeconfig
 
 
-def kubectl(*arguments: str, given: Any = None, kubeconfig: str = KUBECONFIG) -> str:
-    done = subprocess.run(
-        ["kubectl", "--kubeconfig", kubeconfig, "--request-timeout=30s", *arguments],
-        input=None if given is None else json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def dlcloud(*arguments: str, kubeconfig: str | Path = KUBECONFIG, code: int = 0, **environ: str) -> str:
+def dlcloud(*arguments: str, kubeconfig: Path | None = None, code: int = 0, **environ: str) -> str:
     """What a command prints: its output when it succeeds, else what it says about that."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
@@ -63,27 +52,22 @@ def dlcloud(*arguments: str, kubeconfig: str | Path = KUBECONFIG, code: int = 0,
         timeout=LIMIT_S,
         check=False,
         stdin=subprocess.DEVNULL,
-        env=own | {"KUBECONFIG": str(kubeconfig)} | environ,
+        env=own | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}) | environ,
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module", autouse=True)
-def crd() -> None:
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "charts/templates/crd-trainingjobs.yaml"))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{CRD}")
-
-
 @pytest.fixture(scope="module")
-def namespace() -> Iterator[str]:
-    name = f"dlcloud-cli-{secrets.token_hex(4)}"
-    kubectl("create", "namespace", name)
-    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+def namespace(control_plane: Cluster) -> Iterator[str]:
+    """One for all: the jobs in it have names of their own."""
+    with control_plane.namespace("cli") as name:
+        yield name
+
+
+def job_path(namespace: str, name: str) -> str:
+    return f"/apis/dlcloud.dev/v1/namespaces/{namespace}/trainingjobs/{name}"
 
 
 def manifest(folder: Path, name: str, **spec: Any) -> str:
@@ -99,12 +83,12 @@ def manifest(folder: Path, name: str, **spec: Any) -> str:
 
 
 @pytest.fixture
-def job(namespace: str, tmp_path: Path) -> Iterator[str]:
+def job(kube: KubeClient, namespace: str, tmp_path: Path) -> str:
     """A job that exists; its name."""
     name = f"job-{secrets.token_hex(4)}"
-    dlcloud("run", "--detach", "-n", namespace, manifest(tmp_path, name))
-    yield name
-    kubectl("delete", "trainingjob", "-n", namespace, name, "--ignore-not-found", "--wait=false")
+    document = yaml.safe_load(Path(manifest(tmp_path, name)).read_text())
+    kube.create(f"/apis/dlcloud.dev/v1/namespaces/{namespace}/trainingjobs", document)
+    return name
 
 
 def listed(namespace: str) -> dict[str, Any]:
@@ -112,17 +96,18 @@ def listed(namespace: str) -> dict[str, Any]:
     return {item["metadata"]["name"]: item for item in items}
 
 
-def set_phase(namespace: str, name: str, phase: str, **status: Any) -> None:
-    patch = json.dumps({"status": {"phase": phase, **status}})
-    kubectl("patch", "tj", "-n", namespace, name, "--subresource=status", "--type=merge", "-p", patch)
+def set_phase(kube: KubeClient, namespace: str, name: str, phase: str, **status: Any) -> None:
+    kube.merge(f"{job_path(namespace, name)}/status", {"status": {"phase": phase, **status}})
 
 
 # --- the life of a job ---
 
 
-def test_a_job_is_created_listed_described_and_removed(namespace: str, job: str) -> None:
+def test_a_job_is_created_listed_described_and_removed(kube: KubeClient, namespace: str, tmp_path: Path) -> None:
+    job = f"job-{secrets.token_hex(4)}"
+    dlcloud("run", "--detach", "-n", namespace, manifest(tmp_path, job))
     assert listed(namespace)[job]["spec"]["workload"] == "cnn"
-    set_phase(namespace, job, "Running", message="step 7", workers={"desired": 1, "ready": 1, "text": "1/1"})
+    set_phase(kube, namespace, job, "Running", message="step 7", workers={"desired": 1, "ready": 1, "text": "1/1"})
     line = next(line for line in dlcloud("ls", "-n", namespace).splitlines() if line.startswith(job))
     assert line.split()[1] == "Running"
     assert "step 7" in dlcloud("describe", "-n", namespace, job)
@@ -147,15 +132,12 @@ def test_a_local_run_of_the_name_is_hinted_at(namespace: str, tmp_path: Path) ->
     assert "there is a local run of this name: add --local" in said
 
 
-def test_suspend_waits_for_the_operator_and_resume_takes_it_back(namespace: str, job: str) -> None:
-    set_phase(namespace, job, "Running")
+def test_suspend_waits_for_the_operator_and_resume_takes_it_back(kube: KubeClient, namespace: str, job: str) -> None:
+    set_phase(kube, namespace, job, "Running")
 
     def operator() -> None:
-        give_up = time.monotonic() + LIMIT_S
-        while time.monotonic() < give_up:
-            if json.loads(kubectl("get", "tj", "-n", namespace, job, "-o", "json"))["spec"]["suspend"]:
-                return set_phase(namespace, job, "Suspended")
-        return None
+        until("it is suspended", lambda: kube.get(job_path(namespace, job))["spec"]["suspend"], LIMIT_S)
+        set_phase(kube, namespace, job, "Suspended")
 
     thread = threading.Thread(target=operator)
     thread.start()
@@ -178,20 +160,22 @@ def test_a_namespace_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert "namespace nowhere-at-all does not exist; make it: kubectl create namespace nowhere-at-all" in said
 
 
-def test_what_the_api_server_refuses_is_told_field_by_field(namespace: str) -> None:
+def test_what_the_api_server_refuses_is_told_field_by_field(kubeconfig: Path, namespace: str) -> None:
     document = {"workload": "cnn", "data": {"uri": "builtin://digits"}, "workers": {"count": 2}}
     wrong = TrainingJob.model_validate({"metadata": {"name": "wrong"}, "spec": document})
     workers = wrong.spec.workers.model_copy(update={"count": 5000, "cpu": "0"})
     wrong = wrong.model_copy(update={"spec": wrong.spec.model_copy(update={"workers": workers})})
     with pytest.raises(JobsError) as caught:
-        ClusterJobs(kubeconfig=Path(KUBECONFIG), namespace=namespace).create(wrong)
+        ClusterJobs(kubeconfig=kubeconfig, namespace=namespace).create(wrong)
     lines = str(caught.value).splitlines()
     assert lines[0] == "wrong: the API server refuses it:"
     assert any(line.startswith("  spec.workers.count: ") and "1024" in line for line in lines)
 
 
-def test_events_are_those_of_this_job_oldest_first(namespace: str, job: str) -> None:
-    source = ClusterJobs(kubeconfig=Path(KUBECONFIG), namespace=namespace)
+def test_events_are_those_of_this_job_oldest_first(
+    kube: KubeClient, kubeconfig: Path, namespace: str, job: str
+) -> None:
+    source = ClusterJobs(kubeconfig=kubeconfig, namespace=namespace)
     record = source.find(job)
     for number, uid in ((2, record.job.uid), (1, record.job.uid), (3, "of-an-earlier-job")):
         at = f"2026-01-02T03:04:0{number}Z"
@@ -200,7 +184,7 @@ def test_events_are_those_of_this_job_oldest_first(namespace: str, job: str) -> 
             "involvedObject": {"kind": "TrainingJob", "name": job, "namespace": namespace, "uid": uid},
             "reason": f"R{number}", "message": "m", "type": "Normal", "firstTimestamp": at, "lastTimestamp": at,
         }  # fmt: skip
-        kubectl("create", "-f", "-", given=event)
+        kube.create(f"/api/v1/namespaces/{namespace}/events", event)
     assert [event.reason for event in source.events(record)] == ["R1", "R2"]
 
 
@@ -208,22 +192,11 @@ def test_events_are_those_of_this_job_oldest_first(namespace: str, job: str) -> 
 
 
 @pytest.fixture(scope="module")
-def reader(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reader(control_plane: Cluster, namespace: str) -> Path:
     """A kubeconfig of a user who may only get and list jobs of the namespace."""
-    kubectl("create", "serviceaccount", "reader", "-n", namespace)
-    kubectl("create", "role", "reader", "-n", namespace, "--verb=get,list", f"--resource={CRD}")
-    kubectl("create", "rolebinding", "reader", "-n", namespace, "--role=reader", f"--serviceaccount={namespace}:reader")
-    token = kubectl("create", "token", "reader", "-n", namespace).strip()
-    return as_user(tmp_path_factory.mktemp("reader"), {"token": token})
-
-
-def as_user(folder: Path, user: dict[str, Any]) -> Path:
-    content = yaml.safe_load(Path(KUBECONFIG).read_text())
-    for entry in content["users"]:
-        entry["user"] = user
-    file = folder / "kubeconfig"
-    file.write_text(yaml.safe_dump(content))
-    return file
+    rule = {"apiGroups": ["dlcloud.dev"], "resources": ["trainingjobs"], "verbs": ["get", "list"]}
+    control_plane.make_service_account(namespace, "reader", [rule])
+    return control_plane.kubeconfig_for_service_account(namespace, "reader")
 
 
 def test_a_user_who_may_only_read_reads_and_is_told_what_else_he_may_not(
@@ -237,8 +210,9 @@ def test_a_user_who_may_only_read_reads_and_is_told_what_else_he_may_not(
     assert "list trainingjobs in namespace kube-system (403)" in said
 
 
-def test_credentials_that_are_refused_are_no_secret_told(namespace: str, tmp_path: Path) -> None:
-    said = dlcloud("ls", "-n", namespace, kubeconfig=as_user(tmp_path, {"token": "expired-t0ken"}), code=3)
+def test_credentials_that_are_refused_are_no_secret_told(control_plane: Cluster, namespace: str) -> None:
+    expired = control_plane.kubeconfig_with({"token": "expired-t0ken"})
+    said = dlcloud("ls", "-n", namespace, kubeconfig=expired, code=3)
     assert "does not accept the credentials of user" in said
     assert "expired-t0ken" not in said
 
@@ -247,16 +221,17 @@ def test_credentials_that_are_refused_are_no_secret_told(namespace: str, tmp_pat
 
 
 @pytest.fixture
-def stored(namespace: str, tmp_path: Path, s3_server: S3Server) -> Iterator[tuple[str, str, Access]]:
+def stored(kube: KubeClient, namespace: str, tmp_path: Path, s3_server: S3Server) -> tuple[str, str, Access]:
     """A job whose keys are in a Secret, with two objects below its prefix: its name, the bucket, an access."""
     name, bucket = f"job-{secrets.token_hex(4)}", s3_server.make_bucket()
     keys = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
-    kubectl("create", "secret", "generic", name, "-n", namespace, *(f"--from-literal={k}={v}" for k, v in keys.items()))
+    secret = {"metadata": {"name": name}, "stringData": keys}
+    kube.create(f"/api/v1/namespaces/{namespace}/secrets", secret)
     store = {"endpoint": s3_server.endpoint, "credentialsSecret": name}
     file = manifest(tmp_path, name, checkpoint={"uri": f"s3://{bucket}/base/"}, objectStore=store)
-    dlcloud("run", "--detach", "-n", namespace, file)
-    yield name, bucket, Access(s3_server.endpoint, s3_server.access_key, s3_server.secret_key)
-    kubectl("delete", "trainingjob", "-n", namespace, name, "--ignore-not-found", "--wait=false")
+    document = yaml.safe_load(Path(file).read_text())
+    kube.create(f"/apis/dlcloud.dev/v1/namespaces/{namespace}/trainingjobs", document)
+    return name, bucket, Access(s3_server.endpoint, s3_server.access_key, s3_server.secret_key)
 
 
 def put(access: Access, bucket: str, key: str) -> None:
@@ -281,19 +256,10 @@ def test_removing_a_job_with_its_objects_leaves_those_of_others(
 
 
 def test_without_a_way_to_the_objects_the_job_stays(
-    namespace: str, stored: tuple[str, str, Access], reader: Path
+    kube: KubeClient, namespace: str, stored: tuple[str, str, Access], reader: Path
 ) -> None:
     name, _, access = stored
-    kubectl(
-        "patch",
-        "secret",
-        "-n",
-        namespace,
-        name,
-        "--type=merge",
-        "-p",
-        json.dumps({"data": {"AWS_SECRET_ACCESS_KEY": None}}),
-    )
+    kube.merge(f"/api/v1/namespaces/{namespace}/secrets/{name}", {"data": {"AWS_SECRET_ACCESS_KEY": None}})
     said = dlcloud("rm", "-n", namespace, name, "--objects", "--yes", "--force", code=1)
     assert f"Secret {name} of namespace {namespace}: has no AWS_SECRET_ACCESS_KEY" in said
     assert "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
@@ -322,20 +288,19 @@ def test_an_endpoint_of_the_clusters_own_dns_says_how_to_reach_it(namespace: str
 # --- doctor ---
 
 
-def examined(*arguments: str, code: int, kubeconfig: str | Path = KUBECONFIG) -> dict[str, dict[str, Any]]:
+def examined(*arguments: str, code: int, kubeconfig: Path | None = None) -> dict[str, dict[str, Any]]:
     """The doctor's findings by name."""
     text = dlcloud("doctor", "-o", "json", "--limit", "60", *arguments, kubeconfig=kubeconfig, code=code)
     return {check["name"]: check for check in json.loads(text)["checks"]}
 
 
 def test_the_doctor_finds_a_cluster_fit_for_a_job(
-    namespace: str, stored: tuple[str, str, Access], tmp_path: Path
+    kube: KubeClient, namespace: str, stored: tuple[str, str, Access], tmp_path: Path
 ) -> None:
     name, bucket, access = stored
     store = {"endpoint": access.endpoint, "credentialsSecret": name}
     file = manifest(tmp_path, "fit", checkpoint={"uri": f"s3://{bucket}/fit/"}, objectStore=store)
-    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    found = examined("-n", namespace, file, code=0 if nodes else 1)
+    found = examined("-n", namespace, file, code=0 if kube.items("/api/v1/nodes") else 1)
     states = {check: finding["state"] for check, finding in found.items()}
     fine = {"kubeconfig", "api-server", "crd", "rights", "namespace", "pods", "manifest", "objects", "quota"}
     fine |= {"s3-server", "checkpoints", "data"}
@@ -354,11 +319,10 @@ def test_the_doctor_says_which_rights_are_missing(namespace: str, reader: Path) 
     assert (found["nodes"]["state"], found["pods"]["state"]) == ("skip", "skip")
 
 
-def test_the_doctor_sees_what_the_pods_would_wait_for(namespace: str, tmp_path: Path) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"},
-             "spec": {"hard": {"requests.cpu": "1500m"}}}  # fmt: skip
-    kubectl("create", "-n", namespace, "-f", "-", given=quota)
-    kubectl("wait", "-n", namespace, "--for=jsonpath={.status.hard}", "quota/small", "--timeout=30s")
+def test_the_doctor_sees_what_the_pods_would_wait_for(kube: KubeClient, namespace: str, tmp_path: Path) -> None:
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    kube.create(quotas, {"metadata": {"name": "small"}, "spec": {"hard": {"requests.cpu": "1500m"}}})
+    until("the quota is counted", lambda: kube.get(f"{quotas}/small")["status"].get("hard"), LIMIT_S)
     pod = {"spec": {"containers": [{"name": "trainer", "securityContext": {"runAsUser": 0, "runAsNonRoot": False}}]}}
     store = {"endpoint": "http://127.0.0.1:1", "credentialsSecret": "nobody-made-it"}
     file = manifest(
@@ -372,26 +336,18 @@ def test_the_doctor_sees_what_the_pods_would_wait_for(namespace: str, tmp_path: 
     try:
         found = examined("-n", namespace, file, code=1)
     finally:
-        kubectl("delete", "-n", namespace, "quota", "small")
+        kube.delete(f"{quotas}/small")
     assert "Secret nobody-made-it (spec.objectStore.credentialsSecret) does not exist" in found["objects"]["message"]
     assert "requests.cpu: 2 wanted, 1.5 left of small" in found["quota"]["message"]
     assert "runAsNonRoot" in found["pods"]["message"]
     assert {found[name]["state"] for name in ("objects", "quota", "pods")} == {"fail"}
 
 
-def test_the_doctor_says_when_the_definition_is_not_installed(namespace: str) -> None:
-    """Deletes the definition for a moment: only where no job would be lost with it."""
-    if json.loads(kubectl("get", "tj", "-A", "-o", "json"))["items"]:
-        kubectl("delete", "tj", "--all", "-n", namespace)
-    if json.loads(kubectl("get", "tj", "-A", "-o", "json"))["items"]:
-        pytest.skip("the cluster has jobs of others")
-    kubectl("delete", "crd", CRD)
-    try:
-        found = examined("-n", namespace, code=1)
-        said = dlcloud("ls", "-n", namespace, code=1)
-    finally:
-        kubectl("apply", "--server-side", "-f", str(ROOT / "charts/templates/crd-trainingjobs.yaml"))
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{CRD}")
+def test_the_doctor_says_when_the_definition_is_not_installed(make_control_plane: MakeControlPlane) -> None:
+    plane = make_control_plane(definition=False, controller_manager=False, scheduler=False)
+    found = examined(code=1, kubeconfig=plane.kubeconfig)
+    said = dlcloud("ls", kubeconfig=plane.kubeconfig, code=1)
+    plane.stop()
     assert found["crd"]["state"] == "fail"
     assert "python3 -m dlcloud_operator.api.crd --out - | kubectl apply" in found["crd"]["remedy"]
     assert f"the CRD {CRD} is not installed" in said

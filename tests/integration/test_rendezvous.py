@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
+import resource
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,7 @@ from dlcloud_operator.engine.rendezvous import (
     ServerLimits,
     Unauthorized,
 )
+from dlcloud_operator.engine.rendezvous.connections import Connection
 
 KEY = JobKey("default", "mnist")
 SPEC = TrainingJobSpec.model_validate({"script": {"command": ["python", "train.py"]}, "workers": {"count": 2}})
@@ -101,9 +104,17 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rig(limits: ServerLimits | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Rig]:
+async def rig(
+    limits: ServerLimits | None = None,
+    tls: ssl.SSLContext | None = None,
+    may_speak: Callable[[], bool] = lambda: True,
+) -> AsyncIterator[Rig]:
     news: list[JobKey] = []
-    server = RendezvousServer(TokenTable(), lambda namespace, pod, uid: OWNERS.get(uid), news.append, utc_now, limits)
+
+    def owner_of(namespace: str, pod: str, uid: str) -> JobKey | None:
+        return OWNERS.get(uid)
+
+    server = RendezvousServer(TokenTable(), owner_of, news.append, utc_now, limits, may_speak)
     url = await server.start(ssl_context=tls)
     connector = aiohttp.TCPConnector(limit=0, ssl=False)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as http:
@@ -189,6 +200,7 @@ def test_the_end_of_the_job_is_always_news() -> None:
     with_rig(test)
 
 
+@pytest.mark.alone
 def test_the_answer_follows_the_publication_within_10_ms() -> None:
     async def test(one: Rig) -> None:
         took = []
@@ -519,6 +531,70 @@ def test_a_client_that_never_shakes_hands_is_shown_out(tmp_path: Path) -> None:
         sock.close()
 
     with_rig(test, limits=ServerLimits(head_s=0.4), tls=server_context(tmp_path))
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for both ends of 1,100 connections in one process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def shaken(one: Rig, num: int, sent: bytes) -> list[asyncio.StreamWriter]:
+    """TLS clients that sent this and nothing more."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    writers = []
+    for _ in range(num):
+        _, writer = await asyncio.open_connection("127.0.0.1", one.port, ssl=context)
+        writer.write(sent)
+        writers.append(writer)
+    return writers
+
+
+def num_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def num_alive(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+@pytest.mark.alone
+def test_beside_1000_idle_and_100_slow_clients_agents_are_answered_and_nothing_of_them_stays(
+    tmp_path: Path, many_files: None
+) -> None:
+    async def test(one: Rig) -> None:
+        assert await one.post(report()) == (200, {})
+        files, connections = num_open_files(), num_alive(Connection)
+        idle = await open_slow(one, 900, b"")  # not even a handshake
+        strangers = await shaken(one, 100, b"") + await shaken(one, 100, HALF_A_HEAD)
+        assert len(one.server._connections or ()) >= 1000
+        took = []
+        poll = await parked(one)
+        for _ in range(30):
+            start = time.monotonic()
+            assert (await one.post(report()))[0] == 200
+            took.append(time.monotonic() - start)
+        assert sorted(took)[28] < 0.5, took
+        start = time.monotonic()
+        one.server.publish(in_round(1))
+        assert (await poll)[0] == 200
+        assert time.monotonic() - start < 0.5
+        for sock in idle:
+            sock.close()
+        for writer in strangers:
+            writer.transport.abort()
+        await until(lambda: len(one.server._connections or ()) <= 2, 10)
+        await until(lambda: num_open_files() <= files + 2, 10)  # one for the poll's connection, at both ends
+        await until(lambda: num_alive(Connection) <= connections + 2, 10)  # the accepting loop holds the last one, too
+
+    limits = ServerLimits(head_s=60.0, requests_burst=1000.0)  # none of them is shown out: this is the worst of it
+    with_rig(test, tls=server_context(tmp_path), limits=limits)
 
 
 def test_a_poll_of_a_client_that_left_is_dropped() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 
 def test_the_last_line_without_an_end_is_written(rendezvous, start_agent, round_script) -> None:
     agent = start_agent()
@@ -49,6 +51,7 @@ def test_a_child_in_the_ranks_group_ends_with_the_rank(rendezvous, start_agent, 
     until(lambda: not is_alive(child), "the child is gone", 10)
 
 
+@pytest.mark.alone
 def test_a_hundred_thousand_lines_pass_within_seconds_and_none_is_lost(rendezvous, start_agent, round_script) -> None:
     agent = start_agent()
     code = (

@@ -108,6 +108,7 @@ async def test_without_a_termination_message_the_end_of_the_log_is_shown(tmp_pat
     assert len(view.exit.message) <= 2048
 
 
+@pytest.mark.alone
 @on_a_loop
 async def test_a_death_is_noticed_within_a_moment(tmp_path: Path) -> None:
     changed = asyncio.Event()
@@ -223,7 +224,7 @@ async def test_a_name_that_is_being_deleted_cannot_be_taken(tmp_path: Path) -> N
         view = local.pod(name)
         assert view is not None
         await local.cluster.delete_pod(local.job, DeletePod(name, view.uid))
-        with pytest.raises(Conflict, match="is being deleted"):
+        with pytest.raises(Conflict, match="being deleted"):
             await local.create(pod(STUBBORN))
 
 

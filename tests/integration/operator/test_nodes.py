@@ -1,0 +1,88 @@
+"""What nodes do to pods: they die, run out of memory, miss an image. Agents are played, nodes are the rig's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ...rig.cluster import Cluster
+from ...rig.kubelet import Kubelet
+from ...rig.processes import until
+from .installation import OperatorProcess
+from .jobs import Jobs
+
+pytestmark = pytest.mark.usefixtures("operator")
+SITE = {"scheduling": {"nodeSelector": {"rig/site": "nodes"}}}
+
+
+@pytest.fixture
+def pair(control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kubelet, Kubelet]]:
+    """Two nodes with room for one worker each, whose agents train until they are told to succeed."""
+    folder = tmp_path_factory.mktemp("pair")
+    size = {"mode": "played", "labels": {"rig/site": "nodes"}, "pods": 1}
+    with (
+        Kubelet(control_plane.kubeconfig, folder / "a", name="site-a", **size) as one,  # type: ignore[arg-type]
+        Kubelet(control_plane.kubeconfig, folder / "b", name="site-b", **size) as other,  # type: ignore[arg-type]
+    ):
+        yield one, other
+
+
+def test_a_pod_stuck_on_a_dead_node_is_replaced_and_training_goes_on(
+    pair: tuple[Kubelet, Kubelet], control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory, jobs: Jobs
+) -> None:
+    jobs.create("stuck", **SITE)
+    jobs.until_round("stuck")
+    dead = next(pod for pod in jobs.pods("stuck") if pod["spec"]["nodeName"] == "site-a")["metadata"]
+    index = int(dead["name"].split("-")[1])
+    pair[0].freeze(kill=True)
+    folder = tmp_path_factory.mktemp("spare")
+    labels = {"rig/site": "nodes"}
+    with Kubelet(control_plane.kubeconfig, folder, name="site-c", mode="played", labels=labels, pods=1):
+        # What the control plane does to the pods of a node that it has not heard of for a while.
+        jobs.api.delete(f"{jobs.pods_path}/{dead['name']}")
+        current = jobs.until_round("stuck", 2)
+        assert current["members"][index]["pod"] == f"stuck-{index}-2"
+        left = jobs.api.get(f"{jobs.pods_path}/{dead['name']}")["metadata"]
+        assert left["uid"] == dead["uid"] and "deletionTimestamp" in left, "the old object is still there"
+        assert jobs.status("stuck")["restarts"] == 1
+        assert not [one for one in jobs.status("stuck").get("failures") or () if one["counted"]], "a lost pod is free"
+        pair[0].thaw()
+        until("the old pod is gone", lambda: jobs.api.find(f"{jobs.pods_path}/{dead['name']}") is None, 15)
+        jobs.delete("stuck")
+        jobs.until_gone("stuck")
+
+
+def test_a_pod_that_ran_out_of_memory_counts_and_is_made_again(pair: tuple[Kubelet, Kubelet], jobs: Jobs) -> None:
+    jobs.create("hungry", **SITE)
+    jobs.until_round("hungry")
+    node = _node_of(pair, jobs, "hungry-0-1")
+    node.end(jobs.namespace, "hungry-0-1", 137, "OOMKilled")
+    jobs.api.delete(f"{jobs.pods_path}/hungry-0-1")  # its place on the node is taken until then
+    jobs.until_round("hungry", 2)
+    told = jobs.until("hungry", "the cause is told", lambda status: status.get("failures"))
+    assert told[0]["reason"] == "OutOfMemory" and told[0]["counted"] and told[0]["worker"] == 0
+
+
+def test_a_missing_image_is_told_in_the_kubelets_words(pair: tuple[Kubelet, Kubelet], jobs: Jobs) -> None:
+    for node in pair:
+        node.withhold_image("example.com/none:1", "pull access denied for example.com/none")
+    script = {"image": "example.com/none:1", "command": ["python", "train.py"]}
+    jobs.create("imageless", workload=None, data=None, script=script, workers={"count": 1}, **SITE)
+    told = jobs.until(
+        "imageless", "the image is named", lambda s: s["message"] if "example.com/none" in s.get("message", "") else ""
+    )
+    assert "pull access denied" in told
+    assert jobs.condition("imageless", "PodsReady")["reason"] in ("ErrImagePull", "ImagePullBackOff")
+    for node in pair:
+        node.release_image("example.com/none:1")
+    jobs.until_round("imageless")
+
+
+def _node_of(pair: tuple[Kubelet, Kubelet], jobs: Jobs, pod: str) -> Kubelet:
+    name = jobs.api.get(f"{jobs.pods_path}/{pod}")["spec"]["nodeName"]
+    return next(node for node in pair if node.name == name)
+
+
+def test_the_log_holds_no_error(operator: OperatorProcess) -> None:
+    assert operator.troubles() == []
