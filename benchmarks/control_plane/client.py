@@ -11,6 +11,7 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -128,6 +129,15 @@ class Client:
             resource = "/".join(part for part in (labels["resource"], labels["subresource"]) if part)
             key = labels["verb"], f"{resource}.{labels['group']}".rstrip(".")
             counts[key] = counts.get(key, 0) + round(float(found[2]))
+        return counts
+
+    async def events(self, namespace: str, since: datetime) -> dict[str, int]:
+        """Event objects made since then, by the controller that reported them."""
+        counts: dict[str, int] = {}
+        for event in (await self.request("GET", f"/api/v1/namespaces/{namespace}/events"))["items"]:
+            if datetime.fromisoformat(event["metadata"]["creationTimestamp"]) >= since.replace(microsecond=0):
+                who = event.get("reportingComponent") or event["source"].get("component", "unknown")
+                counts[who] = counts.get(who, 0) + 1
         return counts
 
 

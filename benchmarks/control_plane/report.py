@@ -17,7 +17,6 @@ from benchmarks.control_plane.takeover import Takeover
 from benchmarks.control_plane.throughput import Sample
 
 DLCLOUD, KUBEFLOW, BARE = "dlcloud", "Kubeflow training operator v1.8.1", "bare client"
-_SCHEDULERS = {("PATCH", "pods/status"), ("POST", "events.events.k8s.io"), ("PATCH", "events.events.k8s.io")}
 
 
 def print_throughput(samples: dict[str, list[Sample]]) -> None:
@@ -48,8 +47,14 @@ def print_throughput(samples: dict[str, list[Sample]]) -> None:
             for runs in samples.values()
         ]
         if any(float(cell) >= 0.01 for cell in cells):
-            whose = " (scheduler)" if key in _SCHEDULERS else ""
-            print(f"| {key[0]} {key[1]}{whose} | " + " | ".join(cells) + " |")
+            print(f"| {key[0]} {key[1]} | " + " | ".join(cells) + " |")
+    for who in sorted({who for runs in samples.values() for run in runs for who in run.events}):
+        cells = [
+            f"{statistics.median(run.events.get(who, 0) / run.num_jobs for run in runs):.2f}"
+            for runs in samples.values()
+        ]
+        print(f"| Events by {who} | " + " | ".join(cells) + " |")
+    print("\nThe scheduler patches pods/status and writes an Event for each pod it has no node for.")
 
 
 def print_scale(scale: Scale) -> None:

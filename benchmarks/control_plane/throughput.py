@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Sample:
     resident_mib: float = 0.0
     latencies: list[float] = field(default_factory=list)
     writes: dict[tuple[str, str], int] = field(default_factory=dict)  # of all clients of the API server
+    events: dict[str, int] = field(default_factory=dict)  # Event objects by who wrote them
 
 
 class PodWatch:
@@ -145,7 +147,7 @@ async def _bulk(
 ) -> Sample:
     sample = Sample(num_jobs)
     memory, cpu_s = (operator.memory_kib(), operator.cpu_s()) if operator else (0, 0.0)
-    writes = await client.writes()
+    writes, began_at = await client.writes(), datetime.now(UTC)
     async with PodWatch(client).open() as pods:
         began, own_cpu_s = time.monotonic(), time.process_time()
         await client.create_all(path, bodies)
@@ -158,4 +160,5 @@ async def _bulk(
         sample.memory_kib = (operator.memory_kib() - memory) / num_jobs
         sample.resident_mib = operator.memory_kib() / 1024
     sample.writes = difference(await client.writes(), writes)
+    sample.events = await client.events(NAMESPACE, since=began_at)
     return sample

@@ -1,4 +1,4 @@
-"""`python -m dlcloud_operator`: the operator as a process. Exit codes: 0 asked to stop, 1 cannot go on, 2 wrong flag."""
+"""`python -m dlcloud_operator`: the operator as a process. Exit codes: 0 asked to stop, 1 cannot go on, 2 bad flag."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class InRow(LoadScopeScheduling):
         return "cluster" if any(f"integration/{name}" in file for name in ON_CLUSTER) else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InRow:
     return InRow(config, log)
 

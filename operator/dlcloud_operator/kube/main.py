@@ -89,5 +89,7 @@ def _start_logging(options: Options) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler], force=True)
-    for name in ("kopf", "asyncio", "aiohttp"):
+    for name in ("asyncio", "aiohttp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    if options.log_level != "debug":
+        logging.getLogger("kopf").setLevel(logging.CRITICAL)  # what it cannot mend itself is told by `watches`

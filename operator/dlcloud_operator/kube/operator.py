@@ -97,7 +97,7 @@ class Operator:
             may_speak=self._leads,
         )
         seen, namespaces = self._metrics.watch_event, options.watch_namespaces
-        self._job_watches = JobWatches(self._store, connection, namespaces, seen)
+        self._job_watches = JobWatches(self._api, self._store, connection, namespaces, seen)
         self._owned_watches = watches_of_owned(self._api, self._store, namespaces, options.network_policy, seen)
         self._health = HealthServer(
             self._metrics,

@@ -6,7 +6,10 @@ May import kopf, the API's names and this package. kopf writes nothing for us: n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
+import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,8 +19,8 @@ import kopf
 from dlcloud_operator.api import GROUP, VERSION
 from dlcloud_operator.core.model import JobKey
 
-from .api import KubeApi, path_of
-from .cluster import PLURAL
+from .api import ApiError, KubeApi, path_of
+from .cluster import PLURAL, jobs_path
 from .connection import Connection
 from .list_watch import ListWatch, Sink
 from .store import Store
@@ -29,6 +32,7 @@ _SERVER_TIMEOUT_S = 300  # the API server ends a watch then, and kopf goes on fr
 _CONNECT_S = 10.0
 _PAGE = 500
 _END_S = 3.0
+_MAX_PAUSE_S = 30.0
 _CREDENTIALS_FOR = timedelta(minutes=5)  # a token that rotates on disk must reach the watches as well
 
 Seen = Callable[[str, str], None]  # resource, type of the event
@@ -68,9 +72,10 @@ class JobWatches:
     """The watches of TrainingJobs, through kopf."""
 
     def __init__(
-        self, store: Store, connection: Connection, namespaces: Collection[str] = (), seen: Seen = lambda *_: None
+        self, api: KubeApi, store: Store, connection: Connection, namespaces: Collection[str], seen: Seen
     ) -> None:
         """`namespaces`: those to watch, none for all. `seen` hears of each event."""
+        self._api = api
         self._store = store
         self._connection = connection
         self._namespaces = list(namespaces)
@@ -78,10 +83,23 @@ class JobWatches:
         self._registry = self._handlers()
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
-        """Watch until cancelled; raises what ends kopf for another reason.
+        """Watch until cancelled. kopf gives up after some errors of the API server: then it is started again.
 
-        `started` is called when kopf has taken the process' signals for itself.
+        `started` is called each time kopf has taken the process' signals for itself.
         """
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._watch(started)
+            except Exception as error:
+                failures = 0 if time.monotonic() - began > _MAX_PAUSE_S else failures + 1
+                pause_s = min(_MAX_PAUSE_S, 2.0**failures) * random.uniform(0.5, 1.0)
+                log.warning("jobs are not heard of (%s); listening again in %.0f s", error, pause_s)
+                await asyncio.sleep(pause_s)
+                await self._list_what_is_left()
+
+    async def _watch(self, started: Callable[[], None]) -> None:
         tasks = await kopf.spawn_tasks(
             registry=self._registry,
             settings=_settings(),
@@ -95,11 +113,17 @@ class JobWatches:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            raise RuntimeError("the watches have ended; the log above says why")
+            raise RuntimeError("kopf has ended")
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_END_S)
+
+    async def _list_what_is_left(self) -> None:
+        """kopf lists what is there, and does not tell what vanished while nobody watched."""
+        with contextlib.suppress(ApiError):  # everything is listed again in some minutes anyway
+            for namespace in self._namespaces or [""]:
+                await self._store.note_all_jobs(self._api.items(jobs_path(namespace)), namespace)
 
     def _handlers(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

@@ -115,10 +115,10 @@ class Jobs:
         current: Object = self.until(name, f"{name} is in round {number}", look, limit_s)
         return current
 
-    def until_gone(self, job: str, limit_s: float | None = None) -> None:
-        """The job and its pods are no more."""
+    def until_gone(self, job: str, limit_s: float = 75.0) -> None:
+        """The job and its pods are no more. The garbage collector looks for new kinds of objects only every 30 s."""
         try:
-            until(f"{job} is gone", lambda: self.find(job) is None and not self.pods(job), limit_s or self.LIMIT_S)
+            until(f"{job} is gone", lambda: self.find(job) is None and not self.pods(job), limit_s)
         except RigError as error:
             raise AssertionError(f"{error}\n{self.told(job)}") from None
 
@@ -126,9 +126,15 @@ class Jobs:
         """The job, its pods and events, for a failure's message."""
         job = self.find(name)
         status = {} if job is None else {k: v for k, v in (job.get("status") or {}).items() if k != "recovery"}
-        pods = [(pod["metadata"]["name"], (pod.get("status") or {}).get("phase")) for pod in self.pods(name)]
+        pods = [
+            (pod["metadata"]["name"], pod["status"].get("phase"), "deletionTimestamp" in pod["metadata"])
+            for pod in self.pods(name)
+        ]
         events = [f"{event['reason']}: {event['message']}" for event in self.events(name)]
-        return f"status: {json.dumps(status, indent=1)}\npods: {pods}\nevents:\n  " + "\n  ".join(events)
+        return (
+            f"status: {json.dumps(status, indent=1)}\npods (name, phase, deleted): {pods}\nevents:\n  "
+            + "\n  ".join(events)
+        )
 
 
 def manifest(name: str, spec: Object) -> Object:
@@ -140,6 +146,8 @@ def settled(job: Object, pods: list[Object]) -> Object:
     name = job["metadata"]["name"]
     status = _without_times(job.get("status") or {})
     status.pop("progress", None)
+    for failure in status.get("failures") or ():
+        failure.pop("message", None)  # "was deleted" and "is gone" are both what can be seen of a lost pod
     if current := status.get("round"):
         status["round"] = {"number": current["number"], "worldSize": current["worldSize"]}
     kept = {"status": status, "pods": [(pod["metadata"]["name"], pod["status"]["phase"]) for pod in pods]}

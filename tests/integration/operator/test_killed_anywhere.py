@@ -41,17 +41,20 @@ class Stage:
         if strike is not None:
             strike(about_it)
         self.jobs.create(name)
-        self._while_it_restarts(lambda: self.jobs.status(name).get("round"), f"{name} is in a round")
+        self._while_it_restarts(lambda: self._trains(name, 1), f"{name} trains in its first round")
         lost = self.jobs.pods(name)[1]["metadata"]
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": lost["uid"]}}  # without a last word
         self.jobs.api.delete(f"{self.jobs.pods_path}/{lost['name']}", options)
-        self._while_it_restarts(
-            lambda: (self.jobs.status(name).get("round") or {}).get("number", 0) > 1, f"{name} is in its second round"
-        )
+        self._while_it_restarts(lambda: self._trains(name, 2), f"{name} trains in its second round")
+        self._while_it_restarts(lambda: self.jobs.status(name).get("failures"), "the cause is told")
         self.node.play.succeed.add(name)
         self._while_it_restarts(lambda: self.jobs.phase(name) == "Succeeded", f"{name} succeeds")
         until("its pods have ended", lambda: all(_ended(pod) for pod in self.jobs.pods(name)), Jobs.LIMIT_S)
         return settled(self.jobs.get(name), self.jobs.pods(name))
+
+    def _trains(self, name: str, number: int) -> bool:
+        told = self.jobs.condition(name, "Training")
+        return told.get("status") == "True" and told["message"] == f"round {number}"
 
     def _while_it_restarts(self, look: Callable[[], object], what: str) -> None:
         """Wait, and start the operator again when it has been killed."""

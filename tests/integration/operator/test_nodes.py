@@ -58,10 +58,11 @@ def test_a_pod_that_ran_out_of_memory_counts_and_is_made_again(pair: tuple[Kubel
     jobs.until_round("hungry")
     node = _node_of(pair, jobs, "hungry-0-1")
     node.end(jobs.namespace, "hungry-0-1", 137, "OOMKilled")
-    jobs.api.delete(f"{jobs.pods_path}/hungry-0-1")  # its place on the node is taken until then
     jobs.until_round("hungry", 2)
     told = jobs.until("hungry", "the cause is told", lambda status: status.get("failures"))
     assert told[0]["reason"] == "OutOfMemory" and told[0]["counted"] and told[0]["worker"] == 0
+    jobs.delete("hungry")
+    jobs.until_gone("hungry")
 
 
 def test_a_missing_image_is_told_in_the_kubelets_words(pair: tuple[Kubelet, Kubelet], jobs: Jobs) -> None:
@@ -73,10 +74,31 @@ def test_a_missing_image_is_told_in_the_kubelets_words(pair: tuple[Kubelet, Kube
         "imageless", "the image is named", lambda s: s["message"] if "example.com/none" in s.get("message", "") else ""
     )
     assert "pull access denied" in told
-    assert jobs.condition("imageless", "PodsReady")["reason"] in ("ErrImagePull", "ImagePullBackOff")
+    assert jobs.condition("imageless", "PodsReady")["reason"] == "ImagePull"
     for node in pair:
         node.release_image("example.com/none:1")
     jobs.until_round("imageless")
+    jobs.delete("imageless")
+    jobs.until_gone("imageless")
+
+
+def test_a_missing_volume_is_told_in_the_kubelets_words(
+    control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory, jobs: Jobs
+) -> None:
+    """The pod's own status says ContainerCreating; why is only in its Events."""
+    folder = tmp_path_factory.mktemp("strict")
+    template = {"spec": {"volumes": [{"name": "extra", "configMap": {"name": "settings"}}]}}
+    site = {"scheduling": {"nodeSelector": {"rig/site": "strict"}}}
+    with Kubelet(control_plane.kubeconfig, folder, name="strict", labels={"rig/site": "strict"}):
+        jobs.create("mountless", podTemplate=template, workers={"count": 1}, **site)
+        told = jobs.until(
+            "mountless", "the volume is named", lambda s: s["message"] if "settings" in s.get("message", "") else ""
+        )
+        assert 'configmap "settings" not found' in told and "FailedMount" in told + str(
+            jobs.condition("mountless", "PodsReady")
+        )
+        jobs.delete("mountless")
+        jobs.until_gone("mountless")
 
 
 def _node_of(pair: tuple[Kubelet, Kubelet], jobs: Jobs, pod: str) -> Kubelet:
