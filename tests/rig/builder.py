@@ -42,12 +42,21 @@ def kubernetes_flags() -> dict[str, str]:
     return {f"{package}.{name}": value for package in packages for name, value in told.items()}
 
 
+def helm_flags() -> dict[str, str]:
+    """Its version, and the cluster's that `helm template` assumes where it is told no other."""
+    major, minor, _ = versions.KUBERNETES.removeprefix("v").split(".")
+    packages = ("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")
+    told = {"k8sVersionMajor": major, "k8sVersionMinor": minor}
+    assumed = {f"{package}.{name}": value for package in packages for name, value in told.items()}
+    return {"helm.sh/helm/v3/internal/version.version": versions.HELM, **assumed}
+
+
 # One module for three programs: they share the Kubernetes libraries, which are so compiled once.
 MODULES = (
     Module(
         "kube",
         {"kube": ".", "kwok": "sigs.k8s.io/kwok/cmd/kwok", "helm": "helm.sh/helm/v3/cmd/helm"},
-        {**kubernetes_flags(), "helm.sh/helm/v3/internal/version.version": versions.HELM},
+        {**kubernetes_flags(), **helm_flags()},
     ),
     Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, {}),
 )

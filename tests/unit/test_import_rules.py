@@ -22,7 +22,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "operator/dlcloud_operator/core": frozenset({CORE, API}),
     "operator/dlcloud_operator/engine": frozenset({ENGINE, CORE, API, "aiohttp", "jinja2", "jwt", "yaml", "pydantic"}),
     "operator/dlcloud_operator/kube": frozenset(
-        {KUBE, ENGINE, CORE, API, "aiohttp", "cryptography", "kopf", "kubernetes", "prometheus_client"}
+        {KUBE, ENGINE, CORE, API, "aiohttp", "cryptography", "kopf", "kubernetes", "prometheus_client", "yarl"}
     ),
     "operator/dlcloud_operator": frozenset({KUBE, ENGINE, CORE, API}),
     "cli/dlcloud": frozenset(

@@ -94,6 +94,8 @@ def _waiting_for(workers: Sequence[Worker]) -> str:
         reason = _absence(worker)
         if reason not in reasons:
             reasons.append(reason)
+    if len(reasons) > 1 and BEING_CREATED in reasons:
+        reasons.remove(BEING_CREATED)  # the others say more
     count = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
     more = f" and {len(reasons) - _SHOWN_REASONS} more reasons" if len(reasons) > _SHOWN_REASONS else ""
     return f"waiting for {len(absent)} of {count}: {'; '.join(reasons[:_SHOWN_REASONS])}{more}"
@@ -108,7 +110,7 @@ def _why_not_ready(workers: Sequence[Worker]) -> str:
 def _absence(worker: Worker) -> str:
     match worker.state:
         case State.PENDING:
-            return (worker.pod.waiting if worker.pod else "").strip()[:300] or "the pod waits to be started"
+            return (worker.pod.waiting if worker.pod else "").strip()[:300] or BEING_CREATED
         case State.STARTING | State.UNHEARD:
             return "the agent has not reported yet"
         case State.SUSPECT:

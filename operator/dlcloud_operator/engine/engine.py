@@ -27,7 +27,9 @@ PASS_LIMIT_S = 120.0
 class Rendezvous(reconciler.Rendezvous, Protocol):
     """The rendezvous server, as the engine sees it."""
 
-    def subscribe(self, notify: Callable[[JobKey], None]) -> None: ...
+    def subscribe(
+        self, notify: Callable[[JobKey], None], progressed: Callable[[JobKey], None] | None = None
+    ) -> None: ...
 
 
 class Engine:
@@ -58,7 +60,7 @@ class Engine:
         self._queue: KeyedQueue[JobKey] = KeyedQueue(self._handle, workers, backoff, expected=expected)
         self._known: set[JobKey] = set()
         cluster.subscribe(self.add)
-        rendezvous.subscribe(self.add)
+        rendezvous.subscribe(self.add, self._progressed)
 
     def add(self, key: JobKey) -> None:
         """Look at this job as soon as possible. Call it from the event loop's thread.
@@ -85,6 +87,15 @@ class Engine:
     def stop(self) -> None:
         """End `run`; a pass under way is cancelled, which is harmless: it can be repeated at any point."""
         self._queue.stop()
+
+    def _progressed(self, key: JobKey) -> None:
+        """Nothing has to be done; the status may tell it when its next turn comes."""
+        due = self._reconciler.progress_due(key)
+        if due is None:
+            self.add(key)
+        else:
+            delay_s = max(0.0, (due - self._now()).total_seconds())
+            self._queue.add_at(key, asyncio.get_running_loop().time() + delay_s)
 
     async def _handle(self, key: JobKey) -> None:
         self._known.add(key)

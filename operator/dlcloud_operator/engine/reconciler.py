@@ -147,6 +147,11 @@ class Reconciler:
         due = None if wake is None else max(wake, self._now() + _SHORTEST_WAKE)
         return PassResult.REFUSED if refused else PassResult.OK, due
 
+    def progress_due(self, key: JobKey) -> datetime | None:
+        """When progress may be written again; None when nothing was written yet."""
+        memory = self._memory.get(key)
+        return None if memory is None or memory.written_at is None else memory.written_at + self._progress_every()
+
     def knows(self, key: JobKey) -> bool:
         """Whether the job existed in its last pass."""
         return key in self._memory

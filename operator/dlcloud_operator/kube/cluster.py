@@ -72,7 +72,8 @@ class KubeCluster:
         """Create a pod. Raises Refused, also for a name that somebody else uses; Conflict for one being deleted."""
         path = path_of("pods", job.key.namespace)
         try:
-            self._store.note_pod(await self._api.create(path, manifest))
+            made = await self._api.create(path, manifest, metadata_only=True)
+            self._store.note_pod({**manifest, "metadata": made["metadata"], "status": {"phase": "Pending"}})
         except ApiError as error:
             if error.status == 409 and error.reason == "AlreadyExists":
                 await self._take_existing(job, str(manifest["metadata"]["name"]))

@@ -1,6 +1,6 @@
 """How to reach the API server: in a cluster by the service account, outside by a kubeconfig; both are read again.
 
-May import kubernetes. It never logs a credential, and never writes the user's kubeconfig.
+May import aiohttp and kubernetes. It never logs a credential, and never writes the user's kubeconfig.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.request import getproxies
 
+import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -23,6 +25,15 @@ _UNLIMITED = 0  # calls are limited where they are made, and watches hold a conn
 
 class NotConfigured(Exception):
     """There is no usable way to an API server; the message says what is missing."""
+
+
+class Session(NamedTuple):
+    """`options`: further arguments of each request, as the kubeconfig wants them."""
+
+    http: aiohttp.ClientSession
+    server: str
+    headers: dict[str, str]  # they identify us
+    options: dict[str, Any]
 
 
 class Connection:
@@ -45,6 +56,17 @@ class Connection:
         assert self._client is not None
         return self._client, self._headers
 
+    async def session(self) -> Session:
+        """The HTTP session of that client, and what each request of it needs. Raises NotConfigured."""
+        client, headers = await self.client()
+        rest = client.rest_client
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()
+        told = {"proxy": rest.proxy, "proxy_headers": rest.proxy_headers}
+        told["server_hostname"] = client.configuration.tls_server_name
+        options = {name: value for name, value in told.items() if value}
+        return Session(rest.pool_manager, str(client.configuration.host), headers, options)
+
     async def renew(self) -> None:
         """The API server refused the credentials: read them again. Raises NotConfigured."""
         await self._refresh(force=True)
@@ -61,8 +83,11 @@ class Connection:
             if self._client is not None and self._read_at >= asked_at:
                 return  # somebody else did it while this one waited
             configuration = Configuration(connection_pool_maxsize=_UNLIMITED)
-            # Looking for proxies and netrc at each request costs more than the request itself.
-            configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
+            # Looking for proxies, netrc and cookies at each request costs more than the request itself.
+            configuration.client_session_kwargs = {
+                "trust_env": bool(getproxies()),
+                "cookie_jar": aiohttp.DummyCookieJar(),
+            }
             try:
                 await self._load(configuration)
             except (config.ConfigException, OSError, ValueError) as error:

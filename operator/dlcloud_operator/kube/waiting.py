@@ -85,7 +85,7 @@ def _unscheduled(raw: Mapping[str, Any], scheduled: Mapping[str, Any]) -> Waitin
         gates = ", ".join(text(gate.get("name")) for gate in maps(mapping(raw.get("spec")).get("schedulingGates")))
         return Waiting(GATED, f"held by scheduling gate {gates or 'of the pod'}"[:300])
     if not said:
-        return Waiting("", "the scheduler has not placed the pod yet")
+        return Waiting("", "")  # nothing is said yet: the pod is still being created
     said = one_line(_PREEMPTION.split(said)[0].rstrip(". "), 2000)
     verdict = _VERDICT.fullmatch(said)
     if verdict is not None:

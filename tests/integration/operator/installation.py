@@ -63,6 +63,7 @@ class Installation:
         """`namespaces`: those watched, with Roles; none: all, with a ClusterRole. `values` are the chart's."""
         self.cluster, self.folder = cluster, folder
         self.operators: list[OperatorProcess] = []
+        self._egress = folder / "egress.json"
         self._values: Object = {"watchNamespaces": list(namespaces), "s3": {"enabled": False}, **(values or {})}
 
     def __enter__(self) -> Self:
@@ -103,10 +104,14 @@ class Installation:
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     def apply_rights(self, **values: Any) -> None:
-        """The service account and exactly the chart's roles."""
-        documents = [one for one in self.render(**values) if one["kind"] in _RIGHTS and not _is_hook(one)]
+        """The service account and exactly the chart's roles; operators that start from now on get these values."""
+        documents = self.render(**values)
+        self._deployment = self._deployment_of(documents)
+        for one in documents:
+            if one["kind"] == "ConfigMap" and "egress.json" in one["data"]:
+                self._egress.write_text(one["data"]["egress.json"])
+        documents = [one for one in documents if one["kind"] in _RIGHTS and not _is_hook(one)]
         self.cluster.kubectl("apply", "-f", "-", given=yaml.safe_dump_all(documents))
-        self._deployment = self._deployment_of(self.render(**values))
         self._account = self._deployment["spec"]["template"]["spec"]["serviceAccountName"]
         cluster_wide = [one for one in documents if one["kind"].startswith("Cluster")]
         self._cluster_rights = yaml.safe_dump_all(cluster_wide)
@@ -120,6 +125,7 @@ class Installation:
         found = []
         for argument in self._container["args"]:
             if argument.partition("=")[0] not in _OURS:
+                argument = argument.replace("/etc/dlcloud/egress/egress.json", str(self._egress))
                 found.append(argument.replace("$(POD_NAMESPACE)", self.namespace))
         return found
 
@@ -192,6 +198,7 @@ class OperatorProcess(Program):
     def __init__(self, name: str, log: Path, metrics_port: int, release: Installation) -> None:
         super().__init__(name, log, os.getpid())
         self._metrics_port = metrics_port
+        self._read_to = 0
         self._release = release
 
     def wait_ready(self, limit_s: float = READY_S) -> None:
@@ -222,9 +229,18 @@ class OperatorProcess(Program):
     def text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def turn_the_page(self) -> None:
+        """What was said until now is read."""
+        self._read_to = len(self.text())
+
+    def tracebacks(self) -> list[str]:
+        """What no operator should say, whatever happens."""
+        return [line for line in self.text()[self._read_to :].splitlines() if _TRACEBACK in line]
+
     def troubles(self) -> list[str]:
-        """What no operator should say, whatever happens: tracebacks, and lines of level ERROR."""
-        return [line for line in self.text().splitlines() if _TRACEBACK in line or re.search(r"\bERROR\b", line)]
+        """What no operator should say where nothing is wrong: tracebacks, and lines of level ERROR."""
+        lines = self.text()[self._read_to :].splitlines()
+        return [line for line in lines if _TRACEBACK in line or re.search(r"\bERROR\b", line)]
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from ...rig.cluster import Cluster
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
+from .conftest import Install
 from .installation import Installation, OperatorProcess
 from .jobs import Jobs, Object, settled
 from .proxy import Call, Proxy, nth_write
@@ -71,8 +73,9 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(release: Installation, node: Kubelet, jobs: Jobs) -> Iterator[Stage]:
+def stage(control_plane: Cluster, install: Install, own_home: str, node: Kubelet) -> Iterator[Stage]:
     node.play.work_s = None
+    jobs, release = Jobs(control_plane, own_home), install(own_home)
     with Proxy(jobs.cluster.kubeconfig) as proxy:
         operator = release.start_operator(proxy=proxy)
         operator.wait_leading()
@@ -99,8 +102,8 @@ def test_an_undisturbed_job_loses_one_pod_and_succeeds(undisturbed: tuple[Object
 
 
 def test_killed_after_a_write_whose_answer_it_never_got(stage: Stage, undisturbed: tuple[Object, int]) -> None:
-    """Every third write; the long form below takes all of them."""
-    check(stage, undisturbed, range(1, undisturbed[1] + 1, 3), after=True)
+    """Every fourth write; the long form below takes all of them."""
+    check(stage, undisturbed, range(2, undisturbed[1] + 1, 4), after=True)
 
 
 @pytest.mark.slow

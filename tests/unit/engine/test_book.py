@@ -12,6 +12,7 @@ import pytest
 from dlcloud_operator.api import CheckpointStatus, EndedRound, Outcome, Phase, Progress, Recovery, TrainingJobStatus
 from dlcloud_operator.core.model import JobKey, JobView, RankResult, RankState, RankView, Report
 from dlcloud_operator.engine.rendezvous import Book, PodIdentity
+from dlcloud_operator.engine.rendezvous.book import News
 from dlcloud_operator.engine.rendezvous.messages import Heard
 
 from .memory_cluster import KEY, T0, job_view
@@ -78,15 +79,23 @@ def test_a_heartbeat_is_no_news() -> None:
         {"draining": True},
         {"ranks": (RankView(0, RankState.ENDED),)},
         {"results": (RESULT,)},
-        {"progress": Progress(step=6, loss=0.4)},
-        {"checkpoint": CheckpointStatus(step=5, uri="s3://b/m", committed_at=T0)},
+        {"checkpoint": CheckpointStatus(step=5, uri="s3://b/m", committed_at=T0)},  # the first one
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_change_the_plan_cares_about_is_news(change: dict[str, Any]) -> None:
     one = book()
     one.record(KEY, IDENTITY, heard())
-    assert one.record(KEY, IDENTITY, heard(replace(REPORT, received_at=LATER, **change), 5))
+    assert one.record(KEY, IDENTITY, heard(replace(REPORT, received_at=LATER, **change), 5)) is News.MORE
+
+
+def test_how_far_the_training_is_has_no_hurry() -> None:
+    one, committed = book(), CheckpointStatus(step=5, uri="s3://b/m", committed_at=T0)
+    one.record(KEY, IDENTITY, heard(replace(REPORT, checkpoint=committed)))
+    further = replace(REPORT, received_at=LATER, checkpoint=committed, progress=Progress(step=6, loss=0.4))
+    assert one.record(KEY, IDENTITY, heard(further, 5)) is News.PROGRESS
+    saved = replace(further, checkpoint=committed.model_copy(update={"step": 6}))
+    assert one.record(KEY, IDENTITY, heard(saved, 6)) is News.PROGRESS
 
 
 def test_any_word_after_a_silence_is_news() -> None:

@@ -257,6 +257,29 @@ def test_what_happens_after_the_start_does_not_wait_behind_the_jobs_there_are() 
     assert order.keys.index(new) <= 1 + 8
 
 
+def test_reports_of_progress_alone_cause_no_passes_until_the_status_may_be_written() -> None:
+    class Count(Observer):
+        passes = 0
+
+        def reconciled(self, key: JobKey, result: PassResult, seconds: float) -> None:
+            self.passes += 1
+
+    count = Count()
+
+    async def test(one: Plant) -> None:
+        await one.in_round(1)
+        agent = one.agent("mnist-0-1")
+        await agent.report(progress={"step": 1})
+        await until(lambda: one.job().status.progress is not None, 10.0)
+        before = count.passes
+        for step in range(2, 42):
+            await agent.report(progress={"step": step})
+        assert count.passes - before <= 2
+        await until(lambda: (progress := one.job().status.progress) is not None and progress.step == 41, 10.0)
+
+    with_plant(test, observer=count)
+
+
 def test_twenty_jobs_run_side_by_side() -> None:
     async def test(one: Plant) -> None:
         keys = [JobKey("default", f"job{number}") for number in range(20)]

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import IntEnum
 from typing import Any
 
 from dlcloud_operator.core.model import JobKey, JobView, RankResult, Report, Reports
@@ -41,6 +42,14 @@ class _Job:
     instructions: Instructions | None = None
     heard: dict[str, tuple[PodIdentity, Heard]] = field(default_factory=dict)  # by pod uid
     polls: dict[str, list[_Poll]] = field(default_factory=dict)  # by pod uid, oldest first
+
+
+class News(IntEnum):
+    """What a report tells."""
+
+    NOTHING = 0  # that its agent lives
+    PROGRESS = 1  # how far the training is: the status is in no hurry to say so
+    MORE = 2
 
 
 class Book:
@@ -98,16 +107,16 @@ class Book:
         """Some agent reached this server."""
         self._last_heard_any = self._now()
 
-    def record(self, key: JobKey, identity: PodIdentity, heard: Heard) -> bool:
-        """Keep an agent's report; True when it tells more than that the agent is alive."""
+    def record(self, key: JobKey, identity: PodIdentity, heard: Heard) -> News:
+        """Keep an agent's report; the answer is what it tells beside that the agent is alive."""
         entry = self._jobs.setdefault(key, _Job())
         _, before = entry.heard.get(identity.uid, (identity, None))
         if before is not None:
             if _overtaken(heard, before):
-                return False
+                return News.NOTHING
             heard = replace(heard, report=_with_first_times(heard.report, before.report))
         entry.heard[identity.uid] = (identity, heard)
-        return before is None or _tells_more(heard.report, before.report)
+        return News.MORE if before is None else _news(heard.report, before.report)
 
     async def instruction(self, key: JobKey, pod_uid: str, after: int, wait_s: float) -> dict[str, Any] | None:
         """The pod's instruction, as soon as it is news to who has seen rounds up to `after`; None after `wait_s`."""
@@ -190,12 +199,21 @@ def _result_words(result: RankResult) -> Hashable:
     return (result.round, result.rank, result.outcome, result.exit_code, result.message)
 
 
-def _tells_more(report: Report, before: Report) -> bool:
-    return report.received_at - before.received_at >= _SILENCE or _words(report) != _words(before)
+def _news(report: Report, before: Report) -> News:
+    if report.received_at - before.received_at >= _SILENCE or _words(report) != _words(before):
+        return News.MORE
+    return News.PROGRESS if _achieved(report) != _achieved(before) else News.NOTHING
+
+
+def _achieved(report: Report) -> Mapping[str, Any]:
+    return {
+        "progress": report.progress and report.progress.model_copy(update={"reported_at": None}),
+        "checkpoint": report.checkpoint,
+    }
 
 
 def _words(report: Report) -> Mapping[str, Any]:
-    """All of a report but what changes with every heartbeat."""
+    """All of a report that something may have to be done about."""
     return {
         "round": report.round,
         "address": report.address,
@@ -203,7 +221,6 @@ def _words(report: Report) -> Mapping[str, Any]:
         "draining": report.draining,
         "ranks": [(rank.rank, rank.state) for rank in report.ranks],
         "results": report.results,
-        "progress": report.progress and report.progress.model_copy(update={"reported_at": None}),
-        "checkpoint": report.checkpoint,
+        "told": (report.progress is not None, report.checkpoint is not None),
         "warnings": [(warning.reason, warning.message, warning.over) for warning in report.warnings],
     }

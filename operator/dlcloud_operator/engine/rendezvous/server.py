@@ -21,7 +21,7 @@ from dlcloud_operator.engine.observer import SILENT, Observer
 
 from .answers import METHODS, NoVoice, Refusal, json_answer, number, route
 from .auth import Authenticator, AuthenticatorUnavailable, PodIdentity, Unauthorized
-from .book import Book
+from .book import Book, News
 from .connections import Connection, Connections
 from .http_log import http_logger
 from .limits import ServerLimits, TokenBucket
@@ -54,6 +54,7 @@ class RendezvousServer:
         self._authenticator = authenticator
         self._owner_of = owner_of
         self._listeners = [on_report]
+        self._progress_listeners = [on_report]
         self._now = now
         self._limits = limits or ServerLimits()
         self._book = Book(owner_of, now, self._limits.polls_per_pod)
@@ -99,9 +100,13 @@ class RendezvousServer:
         await self._http.shutdown(self._limits.stop_s)
         self._connections.abort_all()
 
-    def subscribe(self, notify: Callable[[JobKey], None]) -> None:
-        """Call `notify`, too, for each report that tells more than that its agent is alive."""
+    def subscribe(self, notify: Callable[[JobKey], None], progressed: Callable[[JobKey], None] | None = None) -> None:
+        """Call `notify`, too, for each report that tells more than that its agent is alive.
+
+        `progressed` is called instead for one that only tells how far the training is.
+        """
         self._listeners.append(notify)
+        self._progress_listeners.append(progressed or notify)
 
     def publish(self, job: JobView) -> None:
         """Hand out what `job` decides; it must be as read back from the cluster. An older reading changes nothing."""
@@ -225,8 +230,9 @@ class RendezvousServer:
         if self._owner_of(identity.namespace, identity.pod, identity.uid) != key:
             raise Refusal(403, "the token's pod is no living pod of this job")
         self._require_voice()
-        if self._book.record(key, identity, heard):
-            for notify in self._listeners:
+        news = self._book.record(key, identity, heard)
+        if news is not News.NOTHING:
+            for notify in self._listeners if news is News.MORE else self._progress_listeners:
                 notify(key)
         return json_answer(200, {})
 
