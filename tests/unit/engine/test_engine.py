@@ -267,6 +267,7 @@ def test_reports_of_progress_alone_cause_no_passes_until_the_status_may_be_writt
     count = Count()
 
     async def test(one: Plant) -> None:
+        one.cluster.put_job(job_view(created_at=utc_now()))
         await one.in_round(1)
         agent = one.agent("mnist-0-1")
         await agent.report(progress={"step": 1})
