@@ -99,7 +99,7 @@ async def training_operator(client: Client, plane: Plane, folder: Path) -> Async
             await until(works, 90, "the training operator's start")
             yield peer
         finally:
-            shutil.rmtree(CERTIFICATES, ignore_errors=True)
+            shutil.rmtree(CERTIFICATES.parent, ignore_errors=True)
 
 
 async def _hand_certificates(client: Client, path: str, peer: Measured) -> None:

@@ -108,7 +108,12 @@ class Engine:
             self._queue.add_at(key, asyncio.get_running_loop().time() + delay_s)
 
     async def _resync(self) -> None:
+        """Each job once in `resync_s`, evenly: a thousand at once would hold up what matters."""
         while True:
-            await asyncio.sleep(self._resync_s)
-            for key in sorted(self._known):
-                self._queue.add(key, urgent=False)
+            keys = sorted(self._known)
+            pause_s = self._resync_s / (len(keys) + 1)
+            for key in keys:
+                await asyncio.sleep(pause_s)
+                if key in self._known:
+                    self._queue.add(key, urgent=False)
+            await asyncio.sleep(pause_s)

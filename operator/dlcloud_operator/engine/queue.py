@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
+_TURN_S = 0.02  # of each turn of the event loop for what is handled here
 # So many urgent keys in a row, then one that may wait: a busy cluster must not keep a resync from its end.
 _URGENT_IN_A_ROW = 7
 
@@ -68,7 +69,8 @@ class KeyedQueue(Generic[K]):
         self._in_a_row = 0
         self._busy: dict[K, float] = {}  # key -> since when it is being handled
         self._again: dict[K, bool] = {}  # key -> urgent
-        self._turn = asyncio.Lock()
+        self._turn_until = 0.0  # of this turn of the event loop (monotonic); 0 when nothing has begun in it
+        self._next_turn: asyncio.Future[None]
         self._timers: dict[K, tuple[float, asyncio.TimerHandle | None]] = {}
         self._failures: dict[K, int] = {}
         self._idle_workers: deque[asyncio.Future[None]] = deque()
@@ -154,21 +156,35 @@ class KeyedQueue(Generic[K]):
                 idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._idle_workers.append(idle)
                 await idle
-            # One handling begins in a turn of the event loop: a thousand that never have to wait for anything would
-            # otherwise keep the loop from everything else until the last of them is done.
-            async with self._turn:
-                await asyncio.sleep(0)
-                if not (self._urgent or self._resync):
-                    continue
-                key = self._next()
-                self._busy[key] = time.monotonic()
-                self._drop_timer(key)
+            if self._turn_is_over():
+                await self._next_turn
+                continue
+            key = self._next()
+            self._busy[key] = time.monotonic()
+            self._drop_timer(key)
             try:
                 await self._handle_one(key)
             finally:
                 del self._busy[key]
             if key in self._again:
                 self.add(key, self._again.pop(key))
+
+    def _turn_is_over(self) -> bool:
+        """Whether enough was begun in this turn of the event loop.
+
+        A thousand handlings that never have to wait would otherwise keep the loop from everything else until the last.
+        """
+        now = time.monotonic()
+        if self._turn_until == 0.0:
+            loop = asyncio.get_running_loop()
+            self._turn_until, self._next_turn = now + _TURN_S, loop.create_future()
+            loop.call_soon(self._end_turn)
+        return now >= self._turn_until
+
+    def _end_turn(self) -> None:
+        self._turn_until = 0.0
+        if not self._next_turn.done():
+            self._next_turn.set_result(None)
 
     def _next(self) -> K:
         if self._urgent and (self._in_a_row < _URGENT_IN_A_ROW or not self._resync):

@@ -7,7 +7,7 @@ What kills or replaces operators installs its own release with `install`. What o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +113,8 @@ def install(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report: Any = yield
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
     if report.failed:
         module = item.getparent(pytest.Module)
         own = module.stash.get(_RELEASES, []) if module is not None else []

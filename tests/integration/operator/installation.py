@@ -97,7 +97,7 @@ class Installation:
         path = self.folder / "values.yaml"
         path.write_text(yaml.safe_dump({**self._values, **values}))
         helm = find_programs(("helm",))["helm"]
-        command = [helm, "template", RELEASE, CHART, "--namespace", self.namespace, "--values", path]
+        command: list[str | Path] = [helm, "template", RELEASE, CHART, "--namespace", self.namespace, "--values", path]
         command += ["--kube-version", versions.KUBERNETES]  # a helm that was built plainly takes an old one
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

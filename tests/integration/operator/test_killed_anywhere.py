@@ -117,7 +117,7 @@ def check(stage: Stage, undisturbed: tuple[Object, int], numbers: Iterable[int],
     """One life for each number: the operator dies around that write, and nothing is different afterwards."""
     for number in numbers:
         when = "after" if after else "before"
-        killed = []
+        killed: list[OperatorProcess] = []
 
         def kill(killed: list[OperatorProcess] = killed) -> None:
             killed.append(stage.operator)

@@ -141,26 +141,6 @@ def test_a_deleted_network_policy_is_made_again(jobs: Jobs) -> None:
     assert jobs.get("walled")["status"]["round"]["number"] == 1, "training went on"
 
 
-def test_a_deleted_job_takes_everything_with_it(jobs: Jobs) -> None:
-    jobs.create("passing")
-    jobs.until_round("passing")
-    jobs.delete("passing")
-    jobs.until_gone("passing")
-    path = f"/apis/networking.k8s.io/v1/namespaces/{jobs.namespace}/networkpolicies"
-    until("its policy is gone", lambda: not [p for p in jobs.api.items(path) if _owner(p).get("name") == "passing"], 15)
-
-
-def test_a_job_made_again_under_its_name_begins_anew(jobs: Jobs) -> None:
-    first = jobs.create("again")
-    jobs.until_round("again")
-    jobs.delete("again")
-    jobs.until_gone("again")
-    second = jobs.create("again")
-    assert second["metadata"]["uid"] != first["metadata"]["uid"]
-    assert jobs.until_round("again")["number"] == 1
-    assert {_owner(pod)["uid"] for pod in jobs.pods("again")} == {second["metadata"]["uid"]}
-
-
 def test_a_suspended_job_has_no_pods_and_goes_on_when_resumed(jobs: Jobs) -> None:
     jobs.create("paused")
     jobs.until_round("paused")
@@ -265,6 +245,26 @@ def test_the_operators_rights_go_no_further_than_its_namespaces(release: Install
 def test_a_wrong_name_is_refused_by_the_api_server(jobs: Jobs) -> None:
     with pytest.raises(KubeError, match="50"):
         jobs.create("x" * 51)
+
+
+def test_a_deleted_job_takes_everything_with_it(jobs: Jobs) -> None:
+    jobs.create("passing")
+    jobs.until_round("passing")
+    jobs.delete("passing")
+    jobs.until_gone("passing")
+    path = f"/apis/networking.k8s.io/v1/namespaces/{jobs.namespace}/networkpolicies"
+    until("its policy is gone", lambda: not [p for p in jobs.api.items(path) if _owner(p).get("name") == "passing"], 15)
+
+
+def test_a_job_made_again_under_its_name_begins_anew(jobs: Jobs) -> None:
+    first = jobs.create("again")
+    jobs.until_round("again")
+    jobs.delete("again")
+    jobs.until_gone("again")
+    second = jobs.create("again")
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    assert jobs.until_round("again")["number"] == 1
+    assert {_owner(pod)["uid"] for pod in jobs.pods("again")} == {second["metadata"]["uid"]}
 
 
 def test_clean_pods_decides_which_go(finished: tuple[str, str], jobs: Jobs) -> None:

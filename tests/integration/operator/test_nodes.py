@@ -82,6 +82,7 @@ def test_a_missing_image_is_told_in_the_kubelets_words(pair: tuple[Kubelet, Kube
     jobs.until_gone("imageless")
 
 
+@pytest.mark.slow
 def test_a_missing_volume_is_told_in_the_kubelets_words(
     control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory, jobs: Jobs
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 import pytest
 
 from ...rig.kubelet import Kubelet
@@ -10,7 +11,6 @@ from ...rig.processes import until
 from .installation import OperatorProcess
 from .jobs import Jobs
 from .proxy import Call, Proxy, about, gone
-
 
 pytestmark = pytest.mark.usefixtures("operator", "node")
 
@@ -96,9 +96,9 @@ def test_an_idle_job_asks_nothing_of_the_api_server(proxy: Proxy, jobs: Jobs) ->
     jobs.until("quiet", "it trains", lambda _: jobs.condition("quiet", "Training").get("status") == "True")
     writes = _writes_about(proxy, "quiet")
     asked_at = time.monotonic()
-    until("some seconds pass", lambda: time.monotonic() - asked_at > 6, 15)
+    until("some seconds pass", lambda: time.monotonic() - asked_at > 3, 15)
     more = _writes_about(proxy, "quiet")[len(writes) :]
-    assert len(more) <= 2, [str(call) for call in more]
+    assert len(more) <= 1, [str(call) for call in more]
     jobs.delete("quiet")
 
 

@@ -48,9 +48,7 @@ def upgraded(
     both[2].create("unseen")
     for jobs in both[:2]:
         jobs.create("steady")
-        jobs.until(
-            "steady", "it trains", lambda _, jobs=jobs: jobs.condition("steady", "Training").get("status") == "True"
-        )
+        jobs.until("steady", "it trains", lambda status: "AllRanksTrain" in str(status.get("conditions")))
     before = _uids(both)
     release.apply_rights(**OTHER_VALUES)
     new = release.start_operator()

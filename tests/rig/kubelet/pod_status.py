@@ -112,7 +112,8 @@ def _state(look: Look, started_at: datetime) -> dict[str, Any]:
     if look.running_since is not None:
         return {"running": {"startedAt": stamp(look.running_since)}}
     reason, message = look.waiting
-    return {"waiting": {"reason": reason} | ({"message": message} if message else {})}
+    told = bool(message) and reason != "ContainerCreating"  # why a volume is missing, a kubelet tells by Events alone
+    return {"waiting": {"reason": reason} | ({"message": message} if told else {})}
 
 
 def _init_state(look: Look, started_at: datetime) -> dict[str, Any]:
