@@ -1,6 +1,6 @@
 """The API server goes away, forgets, and comes back; an installation that watches all namespaces sees it through.
 
-A control plane of their own: it is killed here. 300 jobs at once are the load (`slow`), 40 in the default run.
+A control plane of their own: it is killed here. 300 jobs at once are the load (`slow`), 25 in the default run.
 """
 
 from __future__ import annotations
@@ -117,10 +117,10 @@ def test_300_jobs_at_once(
     crowd(300, operators, release, plane, node)
 
 
-def test_40_jobs_at_once(
+def test_25_jobs_at_once(
     operators: list[OperatorProcess], release: Installation, plane: ControlPlane, node: Kubelet, jobs: Jobs
 ) -> None:
-    crowd(40, operators, release, plane, node)
+    crowd(25, operators, release, plane, node)
 
 
 def test_no_operator_logged_a_traceback(operators: list[OperatorProcess]) -> None:

@@ -58,7 +58,7 @@ def test_a_template_that_the_namespace_forbids_is_told(jobs: Jobs) -> None:
 @pytest.mark.parametrize("status", [429, 500])
 def test_an_api_server_that_has_no_time_is_asked_again(proxy: Proxy, jobs: Jobs, status: int) -> None:
     name = f"busy-{status}"
-    proxy.answer(about(rf"/pods$|{name}/status", "POST", "PATCH"), status, times=6)
+    proxy.answer(about(rf"/pods$|{name}/status", "POST", "PATCH"), status, times=3)
     jobs.create(name)
     assert jobs.until_round(name)["number"] == 1
     assert jobs.pod_names(name) == [f"{name}-0-1", f"{name}-1-1"]

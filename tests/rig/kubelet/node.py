@@ -101,10 +101,10 @@ class Kubelet:
         self._thread.run(now_on_the_loop())
 
     def fail_ranks(self, namespace: str, pod: str, outcome: str = "Error", code: int = 1) -> None:
-        """The ranks of a played pod end so. Raises LookupError."""
+        """The ranks of a played pod end so, as soon as it has some. Raises LookupError, TimeoutError after 30 s."""
         body = self._find(namespace, pod).body_or_fail()
         assert isinstance(body, PlayedPod), "only played pods are told how their ranks end"
-        self._thread.call(body.fail_ranks, outcome, code)
+        self._thread.run(body.fail_ranks(outcome, code), 30)
 
     def ranks(self, namespace: str, pod: str) -> list[int]:
         """The process ids of a pod's ranks. Raises LookupError."""

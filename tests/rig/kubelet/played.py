@@ -94,8 +94,12 @@ class PlayedPod:
     def renew_token(self, token: str) -> None:
         self._token = token
 
-    def fail_ranks(self, outcome: str, code: int) -> None:
-        """Its ranks of the current round end so; the agent stays."""
+    async def fail_ranks(self, outcome: str, code: int) -> None:
+        """Its ranks end so, once it has been told of a round; the agent stays."""
+        while True:
+            if self._running():
+                break
+            await asyncio.sleep(0.02)
         for rank in self._running():
             self._result(rank, outcome, code)
             self._states[rank] = "ended"
