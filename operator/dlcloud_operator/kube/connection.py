@@ -109,6 +109,8 @@ class Connection:
     async def _load(self, configuration: Configuration) -> None:
         if self._kubeconfig is None:
             config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        elif not self._kubeconfig.is_file():
+            raise OSError("there is no such file")
         else:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 str(self._kubeconfig), client_configuration=configuration, persist_config=False

@@ -44,6 +44,7 @@ _OURS = (
     "--log-format",
 )
 _TRACEBACK = "Traceback (most recent call last)"
+_INHERITED = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 READY_S = 30.0
 
 Object = dict[str, Any]
@@ -159,7 +160,7 @@ class Installation:
             *flags,
         ]
         operator = OperatorProcess(name, self.folder / f"{name}.log", metrics, self)
-        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TZ")}
+        environment = {name: value for name, value in os.environ.items() if name in _INHERITED}
         operator.start(command, {**environment, "POD_NAMESPACE": self.namespace, "POD_NAME": name, "POD_UID": uid})
         self.operators.append(operator)
         if wait:

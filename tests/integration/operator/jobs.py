@@ -64,6 +64,11 @@ class Jobs:
     def delete(self, name: str) -> None:
         self.api.delete(f"{self.path}/{name}", {"propagationPolicy": "Background"})
 
+    def remove(self, job: str) -> None:
+        """Delete the job, and its pods by force: the garbage collector may take half a minute to know of a new kind."""
+        self.delete(job)
+        self.api.delete(self.pods_path, {"gracePeriodSeconds": 0}, labelSelector=f"dlcloud.dev/job={job}")
+
     def pods(self, job: str) -> list[Object]:
         """The pods with the job's label, by name."""
         found = self.api.items(self.pods_path, labelSelector=f"dlcloud.dev/job={job}")

@@ -69,6 +69,20 @@ def test_jobs_of_all_namespaces_are_served(
     assert jobs.until_round("twin")["members"][0]["uid"] != other.until_round("twin")["members"][0]["uid"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_300_jobs_at_once(
+    operators: list[OperatorProcess], release: Installation, plane: ControlPlane, node: Kubelet, jobs: Jobs
+) -> None:
+    crowd(300, operators, release, plane, node)
+
+
+def test_25_jobs_at_once(
+    operators: list[OperatorProcess], release: Installation, plane: ControlPlane, node: Kubelet, jobs: Jobs
+) -> None:
+    crowd(25, operators, release, plane, node)
+
+
 def test_training_goes_on_while_the_api_server_is_away(
     operators: list[OperatorProcess], release: Installation, plane: ControlPlane, node: Kubelet, jobs: Jobs
 ) -> None:
@@ -107,20 +121,6 @@ def test_an_api_server_that_has_forgotten_the_past_is_read_anew(
 
     keep_alive(operators, release, second, "its second round")
     assert jobs.pod_names("ancient") == ["ancient-0-1", "ancient-1-2"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_300_jobs_at_once(
-    operators: list[OperatorProcess], release: Installation, plane: ControlPlane, node: Kubelet, jobs: Jobs
-) -> None:
-    crowd(300, operators, release, plane, node)
-
-
-def test_25_jobs_at_once(
-    operators: list[OperatorProcess], release: Installation, plane: ControlPlane, node: Kubelet, jobs: Jobs
-) -> None:
-    crowd(25, operators, release, plane, node)
 
 
 def test_no_operator_logged_a_traceback(operators: list[OperatorProcess]) -> None:

@@ -51,7 +51,7 @@ class Stage:
         self._while_it_restarts(lambda: self.jobs.status(name).get("failures"), "the cause is told")
         self.node.play.succeed.add(name)
         self._while_it_restarts(lambda: self.jobs.phase(name) == "Succeeded", f"{name} succeeds")
-        until("its pods have ended", lambda: all(_ended(pod) for pod in self.jobs.pods(name)), Jobs.LIMIT_S)
+        self._while_it_restarts(lambda: all(_ended(pod) for pod in self.jobs.pods(name)), "its pods have ended")
         return settled(self.jobs.get(name), self.jobs.pods(name))
 
     def _trains(self, name: str, number: int) -> bool:
@@ -128,7 +128,8 @@ def check(stage: Stage, undisturbed: tuple[Object, int], numbers: Iterable[int],
             stage.proxy.strike(matches, **({"after": kill} if after else {"before": kill}))
 
         left = stage.live(f"{when}-{number}-{secrets.token_hex(2)}", arm)
-        assert killed, f"write {number} never came"
+        # Two changes at once are one write: a life may take one or two fewer than another.
+        assert killed or number > undisturbed[1] - 3, f"write {number} never came"
         assert _lines(left) == _lines(undisturbed[0]), f"killed {when} write {number}"
 
 

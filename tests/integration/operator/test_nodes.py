@@ -49,8 +49,35 @@ def test_a_pod_stuck_on_a_dead_node_is_replaced_and_training_goes_on(
         assert not [one for one in jobs.status("stuck").get("failures") or () if one["counted"]], "a lost pod is free"
         pair[0].thaw()
         until("the old pod is gone", lambda: jobs.api.find(f"{jobs.pods_path}/{dead['name']}") is None, 15)
-        jobs.delete("stuck")
-        jobs.until_gone("stuck")
+        jobs.remove("stuck")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_node_that_goes_dark_is_given_up_without_anybodys_help(
+    pair: tuple[Kubelet, Kubelet],
+    control_plane: Cluster,
+    tmp_path_factory: pytest.TempPathFactory,
+    node: Kubelet,
+    jobs: Jobs,
+) -> None:
+    """No heartbeat, no last word: the agent's silence and the control plane's word on the node are all there is."""
+    node.play.work_s = None
+    jobs.create("witness")  # its agents speak on: silence of all would be the operator's own trouble
+    jobs.until_round("witness")
+    jobs.create("dark", **SITE)
+    jobs.until_round("dark")
+    index = next(n for n, pod in enumerate(jobs.pods("dark")) if pod["spec"]["nodeName"] == "site-a")
+    pair[0].freeze(kill=True)
+    folder = tmp_path_factory.mktemp("spare")
+    labels = {"rig/site": "nodes"}
+    with Kubelet(control_plane.kubeconfig, folder, name="site-d", mode="played", labels=labels, pods=1):
+        current = jobs.until_round("dark", 2, limit_s=150)
+        assert current["members"][index]["pod"] == f"dark-{index}-2"
+        failure = jobs.until("dark", "the cause is told", lambda status: status.get("failures"))[0]
+        assert failure["reason"] == "PodLost" and not failure["counted"]
+        pair[0].thaw()
+        jobs.remove("dark")
 
 
 def test_a_pod_that_ran_out_of_memory_counts_and_is_made_again(pair: tuple[Kubelet, Kubelet], jobs: Jobs) -> None:
@@ -61,8 +88,7 @@ def test_a_pod_that_ran_out_of_memory_counts_and_is_made_again(pair: tuple[Kubel
     jobs.until_round("hungry", 2)
     told = jobs.until("hungry", "the cause is told", lambda status: status.get("failures"))
     assert told[0]["reason"] == "OutOfMemory" and told[0]["counted"] and told[0]["worker"] == 0
-    jobs.delete("hungry")
-    jobs.until_gone("hungry")
+    jobs.remove("hungry")
 
 
 def test_a_missing_image_is_told_in_the_kubelets_words(pair: tuple[Kubelet, Kubelet], jobs: Jobs) -> None:
@@ -78,8 +104,7 @@ def test_a_missing_image_is_told_in_the_kubelets_words(pair: tuple[Kubelet, Kube
     for node in pair:
         node.release_image("example.com/none:1")
     jobs.until_round("imageless")
-    jobs.delete("imageless")
-    jobs.until_gone("imageless")
+    jobs.remove("imageless")
 
 
 @pytest.mark.slow
@@ -98,8 +123,7 @@ def test_a_missing_volume_is_told_in_the_kubelets_words(
         assert 'configmap "settings" not found' in told and "FailedMount" in told + str(
             jobs.condition("mountless", "PodsReady")
         )
-        jobs.delete("mountless")
-        jobs.until_gone("mountless")
+        jobs.remove("mountless")
 
 
 def _node_of(pair: tuple[Kubelet, Kubelet], jobs: Jobs, pod: str) -> Kubelet:
