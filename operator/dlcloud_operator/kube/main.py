@@ -6,6 +6,7 @@ May import this package. A traceback is no answer to a wrong flag or a missing f
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
         return WRONG_FLAG
     _start_logging(options)
     sys.setswitchinterval(_SWITCH_S)
+    # With the objects of a thousand jobs a full collection stops everything for a second; `operator` asks for them.
+    gc.set_threshold(20_000, 20, 1_000)
     try:
         return asyncio.run(_run(options))
     except KeyboardInterrupt:

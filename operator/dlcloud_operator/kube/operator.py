@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
@@ -194,6 +195,7 @@ class Operator:
         while True:
             await asyncio.sleep(_RELIST_S)
             await self._relist_until_done()
+            gc.collect()  # a pause that is due rarely, and then: `main` keeps it from coming at any time
 
     async def _relist_until_done(self) -> None:
         while True:
