@@ -70,12 +70,13 @@ crd: $(STAMP) ## write the CRD into the chart, and docs/api.md
 	$(PY) -m dlcloud_operator.api.crd
 	$(PY) -m dlcloud_operator.api.docs
 
-benchmarks: $(STAMP) ## print every figure beside its peer's (about 20 minutes)
+benchmarks: rig ## print every figure beside its peer's (about 45 minutes)
 	$(PY) -m benchmarks.startup
 	$(PY) -m benchmarks.recovery
 	$(PY) -m benchmarks.checkpoint
 	$(PY) -m benchmarks.throughput
 	$(PY) -m benchmarks.accuracy
+	$(PY) -m benchmarks.control_plane
 
 images: ## build the operator's and the trainer's image with docker or podman (docs/images.md)
 	@images/build.sh
