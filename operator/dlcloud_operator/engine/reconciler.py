@@ -118,7 +118,8 @@ class Reconciler:
             return PassResult.OK, None
         memory = self._memory.get(key)
         if memory is None or memory.uid != job.uid:
-            memory = self._memory[key] = _Memory(job.uid)
+            # Met in mid-training: a new operator with a thousand of them does not write all their progress at once.
+            memory = self._memory[key] = _Memory(job.uid, written_at=self._now() if job.status.round else None)
         self._publish(job)
         pods = await self._cluster.list_pods(job)
         reports = self._rendezvous.reports_for(key)

@@ -239,6 +239,14 @@ def test_held_progress_is_written_when_its_time_has_come() -> None:
     assert desk.status.progress == Progress(step=2)
 
 
+def test_a_job_met_in_mid_training_has_its_progress_written_in_its_turn() -> None:
+    desk = Desk(lambda job: [])
+    desk.cluster.put_job(job_view(status=status(round=decided(1))))
+    desk.script = changes_to(status(round=decided(1), progress=Progress(step=7)), urgent=False)
+    assert seconds(desk.go(), desk) == 5
+    assert not desk.cluster.writes
+
+
 def test_an_urgent_write_does_not_wait() -> None:
     desk = Desk(at_step(1))
     desk.go()
