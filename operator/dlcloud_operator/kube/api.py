@@ -73,7 +73,7 @@ def path_of(resource: str, namespace: str = "", name: str = "", *, group: str = 
 
 
 class KubeApi:
-    """Calls, at most 64 of them under way. Each may raise ApiError, and is repeated: so each must bear that."""
+    """Calls, at most `in_flight` under way. Each may raise ApiError, and is repeated: so each must bear that."""
 
     def __init__(
         self,

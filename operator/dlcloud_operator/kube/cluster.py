@@ -77,7 +77,7 @@ class KubeCluster:
         except ApiError as error:
             if error.status == 409 and error.reason == "AlreadyExists":
                 await self._take_existing(job, str(manifest["metadata"]["name"]))
-            elif error.status in _REFUSALS or "failed calling webhook" in error.message:
+            elif _is_refusal(error):
                 raise Refused(error.message) from None
             else:
                 raise
@@ -146,7 +146,7 @@ class KubeCluster:
         except ApiError as error:
             if error.status == 409 and error.reason == "AlreadyExists":
                 await self._correct(job, manifest, f"{path}/{name}")
-            elif error.status in _REFUSALS or "failed calling webhook" in error.message:
+            elif _is_refusal(error):
                 raise Refused(error.message) from None
             else:
                 raise
@@ -227,6 +227,11 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         elif name not in before or old != value:
             change[name] = value
     return change
+
+
+def _is_refusal(error: ApiError) -> bool:
+    """Whether the object is not wanted as it is; an admission webhook that does not answer says no as well."""
+    return error.status in _REFUSALS or "failed calling webhook" in error.message
 
 
 def _whose(owner: Mapping[str, Any]) -> str:

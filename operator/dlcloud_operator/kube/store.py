@@ -81,12 +81,15 @@ class Store:
 
     def note_job(self, raw: Object) -> JobView:
         """A job as the API server gave it; the answer is what is known now, which may be newer."""
-        view = self._reader.read(raw)
-        known = self._jobs.get(view.key)
-        if view.uid in self._gone:
-            return view
-        if known is not None and not _newer(view.resource_version, known.resource_version):
+        metadata = raw["metadata"]
+        known = self._jobs.get(JobKey(str(metadata["namespace"]), str(metadata["name"])))
+        gone = metadata["uid"] in self._gone
+        # Before it is read: most of what a watch tells are the echoes of own writes.
+        if not gone and known is not None and not _newer(str(metadata["resourceVersion"]), known.resource_version):
             return known
+        view = self._reader.read(raw)
+        if gone:
+            return view
         if known is not None and known.uid != view.uid:
             self._remember_deletion(known.uid)
         self._jobs[view.key] = view
@@ -106,18 +109,17 @@ class Store:
 
     def note_pod(self, raw: Object) -> None:
         """A pod as the API server gave it; one that is no worker of a job is left out."""
+        metadata = raw["metadata"]
+        place = (str(metadata["namespace"]), str(metadata["name"]))
+        known = self._pods.get(place)
+        version = str(metadata.get("resourceVersion") or "")
+        if known is not None and known.view.uid == metadata["uid"] and not _newer(version, str(known.version)):
+            return
         view, owner = read_pod(raw, utc_now()), _owner(raw)
         if view is None or owner is None or view.uid in self._gone:
             return
-        metadata = raw["metadata"]
-        place = (str(metadata["namespace"]), view.name)
-        known = self._pods.get(place)
-        version = str(metadata.get("resourceVersion") or "")
-        if known is not None:
-            if known.view.uid == view.uid and not _newer(version, str(known.version)):
-                return
-            if known.view.uid != view.uid:
-                self._forget_pod(place, known)
+        if known is not None and known.view.uid != view.uid:
+            self._forget_pod(place, known)
         if known is not None and known.view == view:
             view = known.view  # one copy is enough
         name, uid = owner

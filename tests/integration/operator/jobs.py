@@ -101,6 +101,11 @@ class Jobs:
         except (RigError, KubeError) as error:
             raise AssertionError(f"{name}: {error}\n{self.told(name)}") from None
 
+    def until_pods_ended(self, name: str) -> None:
+        """Until no pod of the job runs or waits any more."""
+        over = ("Succeeded", "Failed")
+        self.until(name, "its pods end", lambda _: all(pod["status"].get("phase") in over for pod in self.pods(name)))
+
     def until_phase(self, name: str, *phases: str, limit_s: float | None = None) -> Object:
         """The job's status once its phase is one of these."""
 

@@ -32,6 +32,8 @@ def finished(operator: OperatorProcess, node: Kubelet, jobs: Jobs) -> tuple[str,
     jobs.create("untidy", cleanPods="None")
     for name in ("tidy", "untidy"):
         jobs.until_phase(name, "Succeeded")
+        # The agents end when they are told so, and the kubelet tells their ends a moment later.
+        jobs.until_pods_ended(name)
     return "tidy", "untidy"
 
 
