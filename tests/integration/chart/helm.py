@@ -6,43 +6,15 @@ May import the rig and the standard library.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from ...rig.binaries import ProgramsMissing, candidates, find, is_program
+from ...rig.helm import CHART, helm
 
-CHART = Path(__file__).parents[3] / "charts"
 Object = dict[str, Any]
-
-
-class HelmError(Exception):
-    """helm ended with an error; the message is what it said."""
-
-
-@cache
-def program() -> Path:
-    """The helm of the rig, or any other one. Fails the test where there is none."""
-    if (found := find("helm") or next(filter(is_program, candidates("helm")), None)) is None:
-        pytest.fail(str(ProgramsMissing(("helm",))), pytrace=False)
-    return found
-
-
-def helm(*arguments: str, values: Mapping[str, Any] | None = None, kubeconfig: Path | None = None) -> str:
-    """The output of helm; `values` as with -f. Raises HelmError."""
-    command = [str(program()), *arguments, *(["-f", "-"] if values is not None else [])]
-    if kubeconfig is not None:
-        command += ["--kubeconfig", str(kubeconfig)]
-    given = json.dumps(values) if values is not None else None
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=100, check=False)
-    if done.returncode != 0:
-        raise HelmError(done.stdout + done.stderr)
-    return done.stdout
 
 
 def render(

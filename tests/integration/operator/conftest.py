@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from ...rig.cluster import Cluster
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from .installation import Installation, OperatorProcess
-from .jobs import Jobs
 from .proxy import Proxy
 
 Install = Callable[..., Installation]

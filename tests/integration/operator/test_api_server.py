@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ...rig.control_plane import ControlPlane
+from ...rig.jobs import JOBS, Jobs, Object, manifest
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .conftest import Install
 from .installation import Installation, OperatorProcess
-from .jobs import JOBS, Jobs, Object, manifest
 
 
 @pytest.fixture(scope="module")

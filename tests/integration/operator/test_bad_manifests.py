@@ -6,9 +6,9 @@ import pytest
 
 from ...manifests_bad import BadManifest, bad_manifests
 from ...rig.client import KubeError
+from ...rig.jobs import Jobs, Object
 from ...rig.processes import RigError, until
 from .installation import OperatorProcess
-from .jobs import Jobs, Object
 
 ALL = bad_manifests()
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import pytest
 
 from ...rig.cluster import Cluster
+from ...rig.jobs import Jobs, Object, settled
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .conftest import Install
 from .installation import Installation, OperatorProcess
-from .jobs import Jobs, Object, settled
 from .proxy import Call, Proxy, nth_write
 
 FEWEST, MOST = 5, 40  # writes of one job's life; between 7 and 15 were seen

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from ...rig.client import KubeClient, KubeError
+from ...rig.jobs import JOBS, Jobs, manifest
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .installation import Installation, OperatorProcess
-from .jobs import JOBS, Jobs, manifest
 
 pytestmark = pytest.mark.usefixtures("operator", "node")
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from ...rig.cluster import Cluster
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .installation import OperatorProcess
-from .jobs import Jobs
 
 pytestmark = pytest.mark.usefixtures("operator")
 SITE = {"scheduling": {"nodeSelector": {"rig/site": "nodes"}}}

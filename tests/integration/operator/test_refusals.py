@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .installation import OperatorProcess
-from .jobs import Jobs
 from .proxy import Call, Proxy, about, gone
 
 pytestmark = pytest.mark.usefixtures("operator", "node")

@@ -16,9 +16,9 @@ import yaml
 from minio import Minio
 
 from ...rig.cluster import Cluster
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from .installation import OperatorProcess
-from .jobs import Jobs
 
 SAMPLE = Path(__file__).parents[3] / "manifests" / "cnn-digits.yaml"
 NAME = "cnn-digits"

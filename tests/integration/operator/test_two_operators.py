@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pytest
 
 from ...rig.cluster import Cluster
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .conftest import Install
 from .installation import Installation, OperatorProcess
-from .jobs import Jobs
 from .proxy import Call, Proxy
 
 TAKEOVER_S = 15.0

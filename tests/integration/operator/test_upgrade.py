@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ...rig.cluster import Cluster
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from .conftest import Install
 from .installation import Installation, OperatorProcess
-from .jobs import Jobs
 
 OTHER_VALUES: dict[str, Any] = {
     "log": {"level": "debug", "format": "text"},

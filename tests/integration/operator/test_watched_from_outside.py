@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ...rig.jobs import Jobs
 from ...rig.kubelet import Kubelet
 from ...rig.processes import until
 from .installation import OperatorProcess
-from .jobs import Jobs
 
 LIMIT_S = 30.0
 

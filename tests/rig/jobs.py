@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ...rig.client import KubeError
-from ...rig.cluster import Cluster
-from ...rig.processes import RigError, until
+from .client import KubeError
+from .cluster import Cluster
+from .processes import RigError, until
 
 JOBS = "/apis/dlcloud.dev/v1/namespaces/{}/trainingjobs"
 FINISHED = ("Succeeded", "Failed")
