@@ -61,7 +61,7 @@ for part in "${@:-operator trainer}"; do
     [[ $name != trainer ]] || extra=(--build-arg "TORCH=$torch")
     started=$SECONDS
     # shellcheck disable=SC2086 # BUILD_FLAGS holds several words
-    "$container" build ${BUILD_FLAGS:-} "${args[@]}" "${extra[@]}" -f "$name/Dockerfile" -t "$image" . >&2
+    "$container" build ${BUILD_FLAGS:-} ${STAGE:+--target "$STAGE"} "${args[@]}" "${extra[@]}" -f "$name/Dockerfile" -t "$image" . >&2
     total=$(size "$image")
     printf '%s: %s, %s above %s, built in %s s\n' "$image" "$(megabytes "$total")" \
       "$(megabytes $((total - $(size "$base"))))" "$base" $((SECONDS - started))

@@ -1,4 +1,4 @@
-"""Fill /opt/venv and /opt/dlcloud of an image: runs as root in the build stages of the two Dockerfiles, nowhere else.
+"""Fill /opt/venv and /opt/dlcloud of an image: runs as root in the build stages of Dockerfiles, nowhere else.
 
 May import the standard library only (3.11 or newer). It leaves nothing in the image that tells of the machine it was
 built on: indexes, credentials and certificates come in as secrets of the build (docs/images.md).
@@ -40,7 +40,7 @@ NO_TORCH = (
 
 
 def main() -> None:
-    """`install.py dependencies --extra NAME [...]` or `install.py code PACKAGE`; exits with pip's status."""
+    """`install.py dependencies --extra NAME`, `code PACKAGE` or `wheel NAME`; exits with pip's status."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     dependencies = commands.add_parser("dependencies")
@@ -50,11 +50,15 @@ def main() -> None:
     code = commands.add_parser("code")
     code.add_argument("package")
     code.add_argument("--agent", action="store_true")
+    wheel = commands.add_parser("wheel")
+    wheel.add_argument("name")
     given = parser.parse_args()
     if given.command == "dependencies":
         install_dependencies(given.extra, given.leave_out, given.torch)
-    else:
+    elif given.command == "code":
         install_code(given.package, given.agent)
+    else:
+        sys.exit(install([given.name]))
 
 
 def install_dependencies(extra: str, leave_out: list[str], torch: str | None) -> None:
@@ -65,11 +69,7 @@ def install_dependencies(extra: str, leave_out: list[str], torch: str | None) ->
     locked = dict(line.split("==") for line in Path("requirements.lock").read_text("utf-8").split() if "==" in line)
     if torch == "cpu":
         wanted.append(f"torch=={locked['torch']}+cpu")
-    venv.create(VENV, with_pip=False, symlinks=True)
-    # No source distribution: it would need a compiler, and would not be the same everywhere.
-    pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "--disable-pip-version-check", "install"]
-    pip += ["--no-compile", "--no-warn-script-location", "--only-binary", ":all:", "-c", "requirements.lock"]
-    status = subprocess.call([*pip, "--find-links", str(WHEELS), *wanted], env={**os.environ, **secrets()})
+    status = install(wanted)
     if status:
         if torch == "cpu":
             sys.stderr.write(NO_TORCH.format(locked["torch"]))
@@ -81,15 +81,34 @@ def install_dependencies(extra: str, leave_out: list[str], torch: str | None) ->
     finish(VENV)
 
 
+def install(wanted: list[str]) -> int:
+    """Make the virtual environment and put these and what they need into it, in the versions of requirements.lock."""
+    venv.create(VENV, with_pip=False, symlinks=True)
+    # No source distribution: it would need a compiler, and would not be the same everywhere.
+    pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "--disable-pip-version-check", "install"]
+    pip += ["--no-compile", "--no-warn-script-location", "--only-binary", ":all:", "-c", "requirements.lock"]
+    return subprocess.call([*pip, "--find-links", str(WHEELS), *wanted], env={**os.environ, **secrets()})
+
+
 def install_code(package: str, agent: bool) -> None:
     """Put `package` of the working folder where the virtual environment looks for it; with `agent`, agent.pyz too."""
     LIB.mkdir(parents=True)
     shutil.copytree(package, LIB / package)
+    write_metadata()
     shutil.copy("LICENSE", HOME)
     if agent:
         module = [str(PYTHON), "-B", "-m", f"{package}.agent_build", str(HOME / "agent.pyz")]
         subprocess.run(module, check=True)
     finish(HOME)
+
+
+def write_metadata() -> None:
+    """Say what importlib.metadata is asked for: the version of the distribution that the package belongs to."""
+    project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
+    folder = LIB / f"{project['name']}-{project['version']}.dist-info"
+    folder.mkdir()
+    said = f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
+    (folder / "METADATA").write_text(said, "utf-8")
 
 
 def secrets() -> dict[str, str]:

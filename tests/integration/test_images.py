@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_the_operator_starts_without_a_place_to_write(container: Container, oper
     done = container.call("run", *AS_A_POD, "--network", "none", operator_image, "--help")
     assert done.returncode == 0, done.stderr
     assert "--watch-namespace" in done.stdout
+
+
+def test_the_operator_tells_the_version_that_it_was_built_from(container: Container, operator_image: str) -> None:
+    told = container.run(
+        operator_image, "python3", "-c", "from importlib.metadata import version; print(version('dlcloud'))"
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert told.strip() == project["version"]
 
 
 def test_the_operators_own_modules_and_what_they_import_are_compiled(container: Container, operator_image: str) -> None:

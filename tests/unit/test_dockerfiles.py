@@ -47,7 +47,8 @@ def test_what_is_copied_exists_and_the_ignore_file_lets_it_through(part: str) ->
 def test_the_base_is_an_argument_and_the_user_the_number_that_pods_demand(part: str) -> None:
     lines = instructions(part)
     assert lines[0].startswith("ARG BASE_IMAGE=")
-    assert last_stage(part)[0] == "FROM ${BASE_IMAGE}"
+    assert last_stage(part)[0] == "FROM environment"
+    assert "FROM ${BASE_IMAGE} AS environment" in lines
     (user,) = [line.split()[1] for line in last_stage(part) if line.startswith("USER ")]
     (demanded,) = set(re.findall(r"runAsUser: (\d+)", POD))
     assert user == f"{demanded}:{demanded}", "runAsNonRoot refuses a user by name"

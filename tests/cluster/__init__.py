@@ -1,0 +1,1 @@
+"""A real Kubernetes cluster of several nodes for end-to-end tests: `python -m tests.cluster`."""
