@@ -103,7 +103,10 @@ class Operator:
         self._health = HealthServer(
             self._metrics,
             live={"queue": queue_moves(lambda: self._engine.queue_state() if self._engine else None)},
-            ready={"api": lambda: "" if self._api.reached else "the API server was not reached yet"},
+            ready={
+                "api": lambda: "" if self._api.reached else "the API server was not reached yet",
+                "jobs": lambda: "" if self._job_watches.begun else "jobs are not listened for yet; the log says why",
+            },
         )
         self._metrics.watch_rendezvous(self._rendezvous)
         self._metrics.leader = self._lease.valid

@@ -33,6 +33,8 @@ _CONNECT_S = 10.0
 _PAGE = 500
 _END_S = 3.0
 _MAX_PAUSE_S = 30.0
+# Of no use without kopf's peering; its own would look the user up, whom a container's /etc/passwd need not know.
+_KOPF_IDENTITY: Any = "dlcloud"
 _CREDENTIALS_FOR = timedelta(minutes=5)  # a token that rotates on disk must reach the watches as well
 
 Seen = Callable[[str, str], None]  # resource, type of the event
@@ -81,6 +83,7 @@ class JobWatches:
         self._namespaces = list(namespaces)
         self._seen = seen
         self._registry = self._handlers()
+        self.begun = False  # whether kopf has ever begun to listen
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Watch until cancelled. kopf gives up after some errors of the API server: then it is started again.
@@ -103,10 +106,12 @@ class JobWatches:
         tasks = await kopf.spawn_tasks(
             registry=self._registry,
             settings=_settings(),
+            identity=_KOPF_IDENTITY,
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
         )
+        self.begun = True
         started()
         try:
             # Not kopf's own `run_tasks`: at its end it waits for, and then cancels, every task of the event loop.
