@@ -14,7 +14,7 @@ from .checkpoint.errors import Fenced, StateMismatch, StoreUnusable, UploadFaile
 from .errors import InvalidInput, NotSaved, PeerLost, StaleRound, StoreAway
 
 SUCCEEDED, ERROR = 0, 1
-INVALID_INPUT, PEER_LOST, PORT_BUSY, FENCED, DRAINED, STORE_UNUSABLE, STALE = 64, 72, 73, 74, 75, 77, 78
+INVALID_INPUT, PEER_LOST, PORT_BUSY, FENCED, DRAINED, STORE_UNUSABLE, STALE, STORE_AWAY = 64, 72, 73, 74, 75, 77, 78, 79
 
 _PORT_BUSY = ("eaddrinuse", "address already in use")
 # Mistakes in how a backend was called, not signs of a lost peer.
@@ -67,7 +67,9 @@ def judge(error: BaseException, *, draining: bool) -> Ending:
         return Ending(INVALID_INPUT, "InvalidInput", message)
     if isinstance(error, StoreUnusable | UploadFailed):
         return Ending(STORE_UNUSABLE, "StoreUnusable", message)
-    if isinstance(error, NotSaved | StoreAway):
+    if isinstance(error, StoreAway):
+        return Ending(STORE_AWAY, "StoreAway", message)
+    if isinstance(error, NotSaved):
         return Ending(ERROR, "Error", message)
     first_line = message.splitlines()[0]
     if is_port_busy(error):

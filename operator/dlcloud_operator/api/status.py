@@ -44,6 +44,7 @@ class Outcome(StrEnum):
     ERROR = "Error"  # exit code other than 0: the user's program, or ours
     INVALID_INPUT = "InvalidInput"  # data or settings no restart can mend: the job fails at once
     STORE_UNUSABLE = "StoreUnusable"  # the checkpoint store refused or misses what is needed at the start
+    STORE_AWAY = "StoreAway"  # a later round could not reach the store that has its checkpoint
     STALLED = "Stalled"  # a limit (init, step, checkpoint) ran out
     FORK_HANG = "ForkHang"  # a rank said nothing after its fork
     PORT_BUSY = "PortBusy"  # the master's port was taken

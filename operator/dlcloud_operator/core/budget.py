@@ -18,6 +18,7 @@ from .membership import State, Worker, start_failure
 from .verdict import gather, is_settled, settle_again_at
 
 MAX_FRUITLESS = 3
+AWAY_ROUNDS = 20  # in a row; each waits for most of limits.init, 90 s: at least half an hour
 FREE_STARTS = 2
 KEPT_FAILURES = 5
 # A script tells no steps: a round that lived so long got somewhere. What counts is bounded by the budget as well; what
@@ -68,10 +69,10 @@ def tally(spec: TrainingJobSpec, recovery: Recovery, ended: EndedRound) -> tuple
     fruitless = recovery.rounds_without_progress
     if cause.reason in causes.NOT_FRUITLESS or made_progress(spec, recovery, ended):
         fruitless = 0
-    else:
+    elif cause.reason not in causes.NEITHER:
         fruitless += 1
     recovery = recovery.model_copy(update={"counted_at": counted_at, "rounds_without_progress": fruitless})
-    return recovery, _ruin(spec, cause, len(counted_at), fruitless)
+    return recovery, _ruin(spec, cause, len(counted_at), recovery)
 
 
 def may_end_the_job(facts: Facts, recovery: Recovery) -> bool:
@@ -113,8 +114,8 @@ def count_start_failures(facts: Facts, workers: Sequence[Worker], draft: Draft) 
     return ruin
 
 
-def _ruin(spec: TrainingJobSpec, cause: Failure, counted: int, fruitless: int) -> Ruin | None:
-    told = causes.tell(cause)
+def _ruin(spec: TrainingJobSpec, cause: Failure, counted: int, recovery: Recovery) -> Ruin | None:
+    told, fruitless = causes.tell(cause), recovery.rounds_without_progress
     if cause.reason in causes.FATAL:
         return Ruin(cause.reason.value, told)
     if cause.counted and counted > spec.restart.max_failures:
@@ -123,6 +124,10 @@ def _ruin(spec: TrainingJobSpec, cause: Failure, counted: int, fruitless: int) -
         return Ruin("TooManyFailures", f"{failures} within {spec.restart.window}, {allowed}; the last: {told}")
     if fruitless >= MAX_FRUITLESS:
         return Ruin("NoProgress", f"{fruitless} rounds in a row ended without progress; the last: {told}")
+    if cause.reason in causes.NEITHER and recovery.fruitless_rounds >= AWAY_ROUNDS:
+        waited = f"{recovery.fruitless_rounds} rounds in a row could not go on"
+        kept = "the checkpoints stay, resumeFrom goes on from them"
+        return Ruin(cause.reason.value, f"{waited}; {kept}; the last: {told}")
     return None
 
 

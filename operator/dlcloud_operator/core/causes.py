@@ -18,6 +18,7 @@ _TIERS = (
     (Outcome.INVALID_INPUT,),
     (Outcome.POD_LOST, Outcome.PREEMPTED, Outcome.DRAINED),
     (Outcome.STORE_UNUSABLE,),
+    (Outcome.STORE_AWAY,),
     (Outcome.OUT_OF_MEMORY,),
     (Outcome.PORT_BUSY, Outcome.FORK_HANG),
     (Outcome.SIGNAL,),
@@ -33,6 +34,7 @@ COUNTED = frozenset({Outcome.OUT_OF_MEMORY, Outcome.SIGNAL, Outcome.ERROR, Outco
 FATAL = frozenset({Outcome.INVALID_INPUT, Outcome.STORE_UNUSABLE})
 LOSS = frozenset({Outcome.POD_LOST, Outcome.PREEMPTED, Outcome.DRAINED})
 NOT_FRUITLESS = LOSS | {Outcome.STOPPED}  # ends that say nothing about whether the program gets anywhere
+NEITHER = frozenset({Outcome.STORE_AWAY})  # nobody's program could have got further: limited by AWAY_ROUNDS alone
 NOT_A_RESTART = frozenset({Outcome.PORT_BUSY})
 
 

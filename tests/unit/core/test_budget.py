@@ -78,6 +78,27 @@ def test_rounds_that_ended_by_a_loss_say_nothing_about_progress(outcome: Outcome
     assert scene.recovery.rounds_without_progress == 0
 
 
+def test_a_store_that_is_away_between_two_rounds_is_nobodys_failure() -> None:
+    scene = training(workers=1, restart={"maxFailures": 0})
+    for _ in range(10):
+        one_more_end(scene, Outcome.STORE_AWAY, after=90)
+    assert scene.phase is Phase.RUNNING
+    assert (scene.recovery.rounds_without_progress, scene.recovery.counted_at) == (0, [])
+
+
+def test_a_store_that_stays_away_ends_the_job_with_what_to_do() -> None:
+    scene = training(workers=1)
+    one_more_end(scene)  # the first round made steps; it is the next ones that cannot
+    for _ in range(19):
+        one_more_end(scene, Outcome.STORE_AWAY, after=90)
+    assert scene.phase is Phase.RUNNING
+    one_more_end(scene, Outcome.STORE_AWAY, after=90)
+    assert scene.condition("Failed").reason == "StoreAway"
+    assert scene.status.message.startswith(
+        "20 rounds in a row could not go on; the checkpoints stay, resumeFrom goes on from them; the last:"
+    )
+
+
 def test_a_commit_counts_as_progress() -> None:
     scene = training(workers=1, restart={"maxFailures": 100})
     for _ in range(5):

@@ -128,6 +128,7 @@ def test_a_fact_is_kept_when_its_witness_vanishes_before_the_verdict() -> None:
     ("gravest", "others"),
     [
         (Outcome.INVALID_INPUT, [Outcome.DRAINED, Outcome.STORE_UNUSABLE, Outcome.ERROR]),
+        (Outcome.STORE_AWAY, [Outcome.OUT_OF_MEMORY, Outcome.ERROR, Outcome.PEER_LOST]),
         (Outcome.STORE_UNUSABLE, [Outcome.OUT_OF_MEMORY, Outcome.ERROR, Outcome.PEER_LOST]),
         (Outcome.OUT_OF_MEMORY, [Outcome.SIGNAL, Outcome.ERROR, Outcome.PEER_LOST]),
         (Outcome.PORT_BUSY, [Outcome.SIGNAL, Outcome.ERROR, Outcome.STALLED]),

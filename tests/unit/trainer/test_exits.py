@@ -112,4 +112,4 @@ def test_a_store_that_takes_no_checkpoints_for_too_long_ends_the_job() -> None:
 
 def test_a_store_that_is_away_in_a_later_round_is_worth_another_round() -> None:
     ending = judge(StoreAway("waited 90 s for the last checkpoint: ..."), draining=False)
-    assert (ending.code, ending.outcome, ending.expected) == (1, "Error", True)
+    assert (ending.code, ending.outcome, ending.expected) == (79, "StoreAway", True)

@@ -17,6 +17,7 @@ SIGNAL = "Signal"
 ERROR = "Error"
 INVALID_INPUT = "InvalidInput"
 STORE_UNUSABLE = "StoreUnusable"
+STORE_AWAY = "StoreAway"
 STALLED = "Stalled"
 FORK_HANG = "ForkHang"
 PORT_BUSY = "PortBusy"
@@ -34,13 +35,14 @@ BY_EXIT_CODE = {
     76: STALLED,
     77: STORE_UNUSABLE,
     78: PEER_LOST,
+    79: STORE_AWAY,
 }
 FROM_RANKS = frozenset(BY_EXIT_CODE.values()) - {SUCCEEDED}
 
 # The most telling first: what a pod's termination message names when its ranks ended differently.
 SEVERITY = (
-    OUT_OF_MEMORY, SIGNAL, FORK_HANG, INVALID_INPUT, STORE_UNUSABLE, STALLED, ERROR, FENCED, PORT_BUSY,
-    PEER_LOST, DRAINED, STOPPED, SUCCEEDED,
+    OUT_OF_MEMORY, SIGNAL, FORK_HANG, INVALID_INPUT, STORE_UNUSABLE, STORE_AWAY, STALLED, ERROR, FENCED,
+    PORT_BUSY, PEER_LOST, DRAINED, STOPPED, SUCCEEDED,
 )  # fmt: skip
 
 MESSAGE_BYTES = 1024
