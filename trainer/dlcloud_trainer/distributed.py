@@ -28,7 +28,7 @@ from .checkpoint import Restored, Stateful
 from .checkpoint.spread import Spread
 from .checkpoint.state import Target
 from .errors import PeerLost, StaleRound
-from .lifeline import Lifeline, connections
+from .lifeline import Connection, Lifeline, connections, seen_from_there, to_peers
 
 NONCE_KEY = "dlcloud/nonce"
 POLL_S = 0.005
@@ -204,7 +204,14 @@ def join(assignment: Assignment, place: Place, device: torch.device, on_lost: Ca
         device_id=device if device.type == "cuda" else None,
     )
     lost = PeerLost("another rank closed its connection, and the collective in progress was not told")
-    return Group(place, device, store, Lifeline(connections() - before, lambda: on_lost(lost)))
+    return Group(place, device, store, Lifeline(_shared(connections() - before, store, place), lambda: on_lost(lost)))
+
+
+def _shared(mine: frozenset[Connection], store: Store, place: Place) -> frozenset[Connection]:
+    """The connections that lead to other ranks: each tells the others what it has."""
+    store.set(f"dlcloud/connections/{place.rank}", seen_from_there(mine))
+    keys = [f"dlcloud/connections/{rank}" for rank in range(place.world_size) if rank != place.rank]
+    return to_peers(mine, [store.get(key).decode() for key in keys])
 
 
 def _wait_for_listener(address: str, port: int, limit_s: float) -> None:

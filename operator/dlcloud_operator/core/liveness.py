@@ -97,16 +97,20 @@ def stall(facts: Facts, current: RoundStatus) -> tuple[Failure | None, datetime 
         message = f"not training {facts.spec.limits.init} after the round began (limits.init): {text}{more}"
         member = late[0][0]
         return causes.make(Outcome.STALLED, facts.now, current.number, message, member.index), None
+    members = _reports_of(facts, current)
+    if members is None:
+        return None, min(again_at, default=None)  # they wait for a rank that is silent; `listen` says when it is lost
     limit = step_limit(facts, current)
     slowest: tuple[float, Member, RankView] | None = None
     for member, report, view in _views(facts, current):
         if view.state is not RankState.RUNNING or view.quiet_s is None:
             continue
         allowed = _allowed(facts, view, limit)
-        if view.quiet_s > allowed.total_seconds():
-            slowest = max(slowest or (0.0, member, view), (view.quiet_s, member, view), key=lambda one: one[0])
+        quiet_s = _quiet_s(view.quiet_s, report, members)
+        if quiet_s > allowed.total_seconds():
+            slowest = max(slowest or (0.0, member, view), (quiet_s, member, view), key=lambda one: one[0])
         else:
-            due = report.received_at + allowed - timedelta(seconds=view.quiet_s)
+            due = report.received_at + allowed - timedelta(seconds=quiet_s)
             again_at.append(max(due, facts.now + timedelta(seconds=1)))
     if slowest is None:
         return None, min(again_at, default=None)
@@ -166,6 +170,22 @@ def _views(facts: Facts, current: RoundStatus) -> Iterator[tuple[Member, Report,
         report = facts.fresh_report(member.uid)
         if report is not None and report.round == current.number:
             yield from ((member, report, view) for view in report.ranks if view.rank in member.ranks)
+
+
+def _reports_of(facts: Facts, current: RoundStatus) -> list[Report] | None:
+    """What the members said last; None while one is silent."""
+    reports = [facts.fresh_report(member.uid) for member in current.members]
+    heard = [report for report in reports if report is not None]
+    return heard if len(heard) == len(reports) else None
+
+
+def _quiet_s(view_s: float, report: Report, members: list[Report]) -> float:
+    """How long a rank has been quiet, counted from when all members were heard again.
+
+    A step ends when all ranks took part in it: that a node was silent for a while is no fault of the program's.
+    """
+    since = max((one.heard_since for one in members if one.heard_since is not None), default=None)
+    return view_s if since is None else min(view_s, max(0.0, (report.received_at - since).total_seconds()))
 
 
 def _allowed(facts: Facts, view: RankView, limit: timedelta) -> timedelta:

@@ -17,7 +17,7 @@ from .draft import Draft
 from .facts import LIVE, OVER, SUSPECT_AFTER, Facts
 from .liveness import Hearing, listen
 from .model import PodPhase, PodView, Report
-from .verdict import member_is_done
+from .verdict import member_is_done, words_of_memory
 
 KEPT_DEAD_PODS = 2  # the last failure's log and the one before; more would fill quotas and `kubectl get pods`
 LONGEST_PAUSE = timedelta(seconds=30)
@@ -98,7 +98,8 @@ def start_failure(worker: Worker, round_number: int, now: datetime) -> Failure |
     if end is None or end.reason == "Evicted":
         return None
     if end.reason == "OOMKilled":
-        return causes.make(Outcome.OUT_OF_MEMORY, end.at, round_number, end.message, worker.index, None, end.exit_code)
+        words = words_of_memory(pod)
+        return causes.make(Outcome.OUT_OF_MEMORY, end.at, round_number, words, worker.index, None, end.exit_code)
     if end.exit_code is None or not 0 <= end.exit_code <= 128:
         return None  # killed from outside, or refused by its node; 128: its program could not be started
     message = end.message or "the pod ended before its agent could join a round"

@@ -148,6 +148,7 @@ class Report:
     checkpoint: CheckpointStatus | None = None
     draining: bool = False
     warnings: tuple[AgentWarning, ...] = ()
+    heard_since: datetime | None = None  # without a silence in between; None: always
 
 
 @dataclass(frozen=True)

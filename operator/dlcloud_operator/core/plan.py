@@ -18,7 +18,7 @@ from .facts import Facts
 from .finish import after_the_end, fail, succeed
 from .membership import look, lost_by_silence, remove_stale_pods, replace_pods
 from .model import Action, JobView, PodView, Reports
-from .progress import note_progress
+from .progress import note_progress, note_time_left
 from .rounds import begin_round, end_broken_round
 from .status import describe
 from .suspend import resume, suspend
@@ -35,6 +35,7 @@ def plan(job: JobView, pods: Sequence[PodView], reports: Reports, now: datetime)
     draft = Draft(job, now)
     if not _is_finished(job.status):
         _go_on(job, pods, reports, now, draft)
+        note_time_left(draft)
     goodbye = after_the_end(job, pods, now, draft) if _is_finished(draft.status) else None
     actions = draft.actions()
     return [*actions, goodbye] if goodbye is not None else actions

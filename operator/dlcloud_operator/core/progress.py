@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from dlcloud_operator.api import Progress
+from dlcloud_operator.api import Phase, Progress
 
 from .conditions import OWN, RECOVERED, find, holds, set_condition
 from .draft import Draft
@@ -18,6 +18,7 @@ from .model import AgentWarning, Report
 
 LOSS_NOT_FINITE = "LossNotFinite"
 _DIGITS, _RATE_DIGITS = 6, 4
+_LONGEST_LEFT_S = 1000 * 86400.0  # beyond it the rate is no rate
 
 
 def note_progress(facts: Facts, draft: Draft) -> None:
@@ -42,6 +43,34 @@ def note_progress(facts: Facts, draft: Draft) -> None:
         draft.update(checkpoint=checkpoint)
     _note_warnings(facts, draft, warnings)
     draft.remember(furthest_step=max(_steps(facts, draft)))
+
+
+def note_time_left(draft: Draft) -> None:
+    """Say how long the training will take at its present rate, while it runs: to be called when the phase is known."""
+    progress = draft.status.progress
+    if progress is None:
+        return
+    eta = _time_left(progress) if draft.status.phase is Phase.RUNNING else None
+    if eta != progress.eta:
+        draft.update(progress=progress.model_copy(update={"eta": eta}))
+
+
+def _time_left(progress: Progress) -> str | None:
+    """`42s`, `3m07s`, `2h05m`, `3d4h`; None while it cannot be known."""
+    step, total, samples, rate = progress.step, progress.total_steps, progress.samples, progress.samples_per_second
+    if not (step and total and samples and rate) or min(step, total, samples, rate) <= 0:
+        return None
+    seconds = max(0, total - step) * (samples / step) / rate
+    if not seconds <= _LONGEST_LEFT_S:
+        return None
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600}h"
 
 
 def _reports_of_rank_0(facts: Facts) -> list[Report]:
@@ -100,8 +129,8 @@ def _significant(value: float, digits: int) -> float:
 
 
 def _words(progress: Progress | None) -> Progress | None:
-    """All but the time: a report that repeats the last one is no news."""
-    return progress.model_copy(update={"reported_at": None}) if progress is not None else None
+    """All but the times: a report that repeats the last one is no news."""
+    return progress.model_copy(update={"reported_at": None, "eta": None}) if progress is not None else None
 
 
 def _note_warnings(facts: Facts, draft: Draft, warnings: list[AgentWarning]) -> None:

@@ -97,6 +97,11 @@ def settle_again_at(facts: Facts, ended: EndedRound) -> datetime:
     return first if facts.now < first else min(first + LOST_AFTER, facts.now + SETTLE_POLL)
 
 
+def words_of_memory(pod: PodView) -> str:
+    """What is said of a pod that its memory limit ended, and what to do about it."""
+    return _pod_words(pod, "ran out of memory (raise workers.memory or use smaller batches)")
+
+
 def _ended_by_itself(pod: PodView | None) -> bool:
     return pod is not None and pod.phase in OVER and not pod.deleting
 
@@ -132,7 +137,7 @@ def _departure(
     if pod.preempted or (ended and ended.reason == "Evicted"):
         return left(Outcome.PREEMPTED, _pod_words(pod, "was evicted"))
     if ended and ended.reason == "OOMKilled":
-        return left(Outcome.OUT_OF_MEMORY, _pod_words(pod, "ran out of memory"), ended.exit_code)
+        return left(Outcome.OUT_OF_MEMORY, words_of_memory(pod), ended.exit_code)
     if pod.deleting and pod.node_lost:
         return left(Outcome.POD_LOST, f"pod {pod.name} was deleted because its node is lost: {pod.node or 'unknown'}")
     if pod.deleting:

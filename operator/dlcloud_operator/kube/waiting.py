@@ -27,6 +27,8 @@ _LACK = re.compile(r"(\d+) Insufficient ([A-Za-z0-9./_-]*[A-Za-z0-9])")
 # What it would take to preempt others is the scheduler's second sentence, and repeats the first.
 _PREEMPTION = re.compile(r"\.? (?:[a-z ]+, )?preemption: ")
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"(?:: (?:ErrImagePull: )?)?')
+# Each layer of containerd names the image again; what went wrong stands behind them.
+_LAYERS = re.compile(r'\bfailed to (?:pull and unpack image|resolve reference|resolve image|pull image) "[^"]*": ')
 _RPC = re.compile(r"\brpc error: code = \w+ desc = ")
 
 
@@ -126,7 +128,7 @@ def _trouble(raw: Mapping[str, Any], name: str, init: bool, reason: str, said: s
             ),
             "",
         )
-        detail = _RPC.sub("", _BACK_OFF.sub("", said)).strip()
+        detail = _LAYERS.sub("", _RPC.sub("", _BACK_OFF.sub("", said))).strip()
         return Waiting(IMAGE_PULL, one_line(f"image {image!r} cannot be pulled: {detail or reason}"))
     who = f"init container {name}: " if init else f"container {name}: " if name != "trainer" else ""
     return Waiting(camel(reason), one_line(f"{who}{reason}: {said}" if said else f"{who}{reason}"))

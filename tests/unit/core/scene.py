@@ -213,6 +213,7 @@ class Scene:
         warnings: Sequence[AgentWarning] = (),
         draining: bool = False,
         pod: PodView | None = None,
+        heard_since: datetime | None = None,
     ) -> Report:
         """The agent of an index speaks now. It repeats what it told before; its ranks run unless said otherwise."""
         pod = pod or self.current(index)
@@ -236,6 +237,7 @@ class Scene:
             checkpoint=checkpoint,
             draining=draining,
             warnings=tuple(warnings),
+            heard_since=heard_since,
         )
         self.last_heard_any = self.now
         return self.reports[pod.uid]

@@ -233,6 +233,34 @@ def test_ranks_that_are_quiet_are_looked_at_again_in_time() -> None:
     assert scene.wake == scene.now + seconds(4)
 
 
+def test_ranks_that_wait_for_a_silent_worker_are_not_stalled() -> None:
+    scene = training()
+    scene.now += seconds(35)
+    scene.report(0, ranks=[RankView(0, RankState.RUNNING, 35.0, 10, 0.05)])
+    scene.plan()
+    assert scene.recovery.last_round == 1
+    assert scene.status.round is not None
+
+
+def test_ranks_have_the_whole_limit_again_once_a_silent_worker_is_heard() -> None:
+    scene = training()
+    scene.now += seconds(35)
+    heard_again = scene.now
+
+    def quiet_for(quiet_s: float) -> None:
+        for index in (0, 1):
+            view = RankView(index, RankState.RUNNING, quiet_s, 10, 0.05)
+            scene.report(index, ranks=[view], heard_since=heard_again if index else None)
+        scene.plan()
+
+    quiet_for(35.0)
+    assert scene.status.round is not None and scene.recovery.last_round == 1
+    scene.now += seconds(31)
+    quiet_for(66.0)
+    cause = scene.recovery.unsettled[0].cause
+    assert cause is not None and cause.reason is Outcome.STALLED
+
+
 def test_a_rank_that_made_its_last_step_may_upload_for_as_long_as_a_checkpoint_may() -> None:
     scene = training(limits={"checkpoint": "5m"})
     scene.report(0, progress=Progress(step=100, total_steps=100))

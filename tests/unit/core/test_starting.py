@@ -246,6 +246,18 @@ def test_a_program_that_cannot_be_started_fails_the_job_in_the_end() -> None:
     assert "the image has no python3" in scene.status.message
 
 
+def test_a_pod_too_small_to_start_says_what_to_raise() -> None:
+    scene = Scene(workers=1, restart={"maxFailures": 0})
+    scene.plan()
+    for _ in range(3):
+        scene.run(0)
+        scene.exit(0, 137, "OOMKilled")
+        scene.plan()
+        scene.plan(after=60)
+    assert scene.phase is Phase.FAILED
+    assert "raise workers.memory" in scene.status.message
+
+
 def test_joining_a_round_forgives_deaths_at_the_start() -> None:
     scene = Scene(workers=1)
     scene.plan()

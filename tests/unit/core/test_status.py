@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import pytest
 
 from dlcloud_operator.api import CheckpointStatus, Outcome, Phase, Progress
 from dlcloud_operator.core import AgentWarning, RankState, RankView, WriteStatus
@@ -154,7 +157,8 @@ def test_a_restart_tells_its_cause_and_what_it_waits_for() -> None:
     scene.plan()
     assert scene.phase is Phase.RESTARTING
     assert scene.status.message == (
-        "restarting after round 1: worker 1: OutOfMemory (exit code 137): pod digits-1-1 ran out of memory; "
+        "restarting after round 1: worker 1: OutOfMemory (exit code 137): pod digits-1-1 ran out of memory "
+        "(raise workers.memory or use smaller batches); "
         "waiting for 1 of 2 workers: 0/3 nodes are available: 3 Insufficient memory"
     )
 
@@ -264,6 +268,35 @@ def test_numbers_have_the_digits_a_table_has_room_for() -> None:
     assert progress is not None
     assert (progress.loss, progress.samples_per_second) == (0.123457, 4123.0)
     assert progress.metrics == {"accuracy": 0.987654}
+
+
+def test_the_time_left_is_told_while_it_trains_and_no_longer() -> None:
+    scene = training()
+    scene.report(0, progress=Progress(step=20, total_steps=200, samples=1280, samples_per_second=64.0))
+    scene.plan()
+    assert scene.status.progress is not None and scene.status.progress.eta == "3m00s"
+    scene.respec(suspend=True)
+    scene.pods.clear()
+    scene.plan(after=1)
+    assert scene.phase is Phase.SUSPENDED
+    assert scene.status.progress.eta is None and scene.status.progress.samples_per_second == 64.0
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"total_steps": 200, "samples": 1280},
+        {"total_steps": 200, "samples": 1280, "samples_per_second": 0.0},
+        {"total_steps": 200, "samples": 1280, "samples_per_second": -1.0},
+        {"total_steps": 10**18, "samples": 1280, "samples_per_second": 5e-324},
+        {"samples": 1280, "samples_per_second": 64.0},
+    ],
+)
+def test_a_time_left_that_cannot_be_known_is_not_told(told: dict[str, Any]) -> None:
+    scene = training()
+    scene.report(0, progress=Progress(step=20, **told))
+    scene.plan()
+    assert scene.status.progress is not None and scene.status.progress.eta is None
 
 
 def test_a_number_that_rounds_to_infinity_stays_as_it_is() -> None:

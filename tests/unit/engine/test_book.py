@@ -67,7 +67,7 @@ def test_a_heartbeat_is_no_news() -> None:
         progress=Progress(step=5, loss=0.5, reported_at=LATER),
     )
     assert not one.record(KEY, IDENTITY, heard(quieter, 5))
-    assert one.reports_for(KEY).by_uid["u0"] == quieter
+    assert one.reports_for(KEY).by_uid["u0"] == replace(quieter, heard_since=T0)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,14 @@ def test_any_word_after_a_silence_is_news() -> None:
     assert one.record(KEY, IDENTITY, heard(replace(REPORT, received_at=T0 + timedelta(seconds=20)), 20))
 
 
+def test_a_silence_begins_the_time_anew_since_when_a_pod_is_heard() -> None:
+    one, seconds = book(), (0, 14, 28, 43, 50)
+    for at in seconds:
+        one.record(KEY, IDENTITY, heard(replace(REPORT, received_at=T0 + timedelta(seconds=at)), at))
+        since = 43 if at >= 43 else 0
+        assert one.reports_for(KEY).by_uid["u0"].heard_since == T0 + timedelta(seconds=since)
+
+
 def test_a_result_keeps_the_time_it_was_first_heard_with() -> None:
     one = book()
     one.record(KEY, IDENTITY, heard(replace(REPORT, results=(RESULT,))))
@@ -117,7 +125,7 @@ def test_a_report_that_was_overtaken_changes_nothing() -> None:
     ended = replace(REPORT, ranks=(RankView(0, RankState.ENDED),))
     one.record(KEY, IDENTITY, heard(ended, 2))
     assert not one.record(KEY, IDENTITY, heard(REPORT, 1))
-    assert one.reports_for(KEY).by_uid["u0"] == ended
+    assert one.reports_for(KEY).by_uid["u0"] == replace(ended, heard_since=ended.received_at)
 
 
 def test_an_agent_whose_clock_was_set_back_is_still_heard() -> None:

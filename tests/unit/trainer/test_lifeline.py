@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dlcloud_trainer.lifeline import Lifeline, connections
+from dlcloud_trainer.lifeline import Lifeline, connections, seen_from_there, to_peers
 
 
 @pytest.fixture
@@ -42,3 +42,22 @@ def test_a_rank_that_hears_of_it_itself_is_not_disturbed(link: socket.socket) ->
     link.close()
     lifeline.release()
     assert not lost.wait(0.6)
+
+
+def test_a_connection_that_no_peer_has_is_not_watched() -> None:
+    before = connections()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as one,
+        socket.create_connection(server.getsockname()) as elsewhere,
+    ):
+        peer, _ = server.accept()
+        with peer:
+            everything = connections() - before
+            ends = {f"127.0.0.1 {one.getsockname()[1]}", f"127.0.0.1 {peer.getsockname()[1]}"}
+            of_peer = [found for found in everything if found.there == f"127.0.0.1 {one.getsockname()[1]}"]
+            [mine] = [found for found in everything if found.here == f"127.0.0.1 {one.getsockname()[1]}"]
+            [other] = [found for found in everything if found.here == f"127.0.0.1 {elsewhere.getsockname()[1]}"]
+            assert {mine.here, mine.there} == ends
+            assert to_peers([mine, other], [seen_from_there(of_peer)]) == {mine}
+            assert to_peers([mine, other], [""]) == frozenset()

@@ -186,7 +186,11 @@ def _keys(code: str | None) -> str:
         return "correct AWS_SECRET_ACCESS_KEY in objectStore.credentialsSecret"
     if code in KEYS_REFUSED:
         return "correct the keys in objectStore.credentialsSecret"
-    return "check the keys in objectStore.credentialsSecret; they need the rights to get, put, delete and list objects"
+    # Who may not list all buckets is not told that one is missing (SeaweedFS, and S3 where policies say so).
+    return (
+        "check the keys in objectStore.credentialsSecret; they need the rights to get, put, delete and list objects, "
+        "and there may be no such bucket"
+    )
 
 
 def _code(text: str) -> str | None:

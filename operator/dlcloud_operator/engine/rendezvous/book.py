@@ -115,6 +115,7 @@ class Book:
             if _overtaken(heard, before):
                 return News.NOTHING
             heard = replace(heard, report=_with_first_times(heard.report, before.report))
+        heard = replace(heard, report=_with_heard_since(heard.report, before.report if before is not None else None))
         entry.heard[identity.uid] = (identity, heard)
         return News.MORE if before is None else _news(heard.report, before.report)
 
@@ -193,6 +194,12 @@ def _with_first_times(report: Report, before: Report) -> Report:
     """The report with its results' times as first heard: the shift to our clock varies with the network."""
     known = {_result_words(result): result for result in before.results}
     return replace(report, results=tuple(known.get(_result_words(result), result) for result in report.results))
+
+
+def _with_heard_since(report: Report, before: Report | None) -> Report:
+    if before is None or report.received_at - before.received_at >= _SILENCE:
+        return replace(report, heard_since=report.received_at)
+    return replace(report, heard_since=before.heard_since)
 
 
 def _result_words(result: RankResult) -> Hashable:
