@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from ...rig.control_plane import ControlPlane
+from ...rig.helm import HelmError
 from ...rig.processes import until
-from .helm import CHART, HelmError, Object, helm
+from .helm import CHART, Object, helm
 
 SYSTEM = "/api/v1/namespaces/dlcloud-system"
 DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trainingjobs.dlcloud.dev"

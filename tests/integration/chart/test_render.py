@@ -13,7 +13,8 @@ from dlcloud_operator.engine.network_policy import parse_egress
 from dlcloud_operator.kube.options import parse_options
 
 from ...rig.cluster import RESTRICTED, Cluster
-from .helm import CHART, HelmError, Object, arguments, helm, of_kind, one, pods, render
+from ...rig.helm import HelmError
+from .helm import CHART, Object, arguments, helm, of_kind, one, pods, render
 from .matrix import EGRESS, MATRIX, REFUSED
 
 STUBS = {
@@ -251,6 +252,27 @@ def test_two_replicas_get_a_budget_and_spread() -> None:
     assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
     assert one(objects, "Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert of_kind(render(), "PodDisruptionBudget") == []
+
+
+LOST = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        ([], LOST),
+        ([{"key": "gpu", "operator": "Exists"}], LOST),
+        ([{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}], {"node.kubernetes.io/unreachable"}),
+        ([{"operator": "Exists"}], set()),
+    ],
+)
+def test_the_operator_leaves_a_lost_node_as_soon_as_workers_do_unless_told_otherwise(
+    given: list[Object], added: set[str]
+) -> None:
+    found = one(render({"tolerations": given}), "Deployment")["spec"]["template"]["spec"].get("tolerations") or []
+    assert found[: len(given)] == given
+    assert {item["key"] for item in found[len(given) :]} == added
+    assert all(item["tolerationSeconds"] == 30 for item in found[len(given) :])
 
 
 def test_other_values_leave_the_store_and_the_operator_where_nothing_of_theirs_changed() -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dlcloud.manifest import load_manifest
 from dlcloud_operator.api import TrainingJobStatus, parse_quantity
@@ -41,3 +42,12 @@ def test_the_script_of_the_sample_exists_and_knows_nothing_of_dlcloud() -> None:
     calls = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
     assert "init_process_group" in calls
     assert "dlcloud" not in source.lower()
+
+
+def test_the_program_that_the_sample_brings_to_a_cluster_is_the_one_of_this_machine() -> None:
+    brought, job = yaml.safe_load_all((ROOT / "manifests" / "script-ddp.yaml").read_text(encoding="utf-8"))
+    # In this order: the pods must not be there before the program, which is optional for the sake of this machine.
+    path = Path(job["spec"]["script"]["command"][1])
+    assert brought["data"] == {path.name: (ROOT / path).read_text(encoding="utf-8")}
+    (mount,) = job["spec"]["podTemplate"]["spec"]["containers"][0]["volumeMounts"]
+    assert Path(mount["mountPath"]) == Path("/dlcloud/scratch") / path.parent, "where the trainer image starts programs"
