@@ -16,7 +16,7 @@ from .view.snapshot import EventLine
 from .view.words import duration, eta_s, metric_texts, number, printable, size
 
 _LOCAL = (
-    Column("ID"), Column("JOB"), Column("PHASE"), Column("WORKERS"), Column("EPOCH", right=True),
+    Column("NAMESPACE"), Column("ID"), Column("JOB"), Column("PHASE"), Column("WORKERS"), Column("EPOCH", right=True),
     Column("STEP", right=True), Column("LOSS", right=True), Column("RESTARTS", right=True), Column("AGE", right=True),
     Column("RATE", wide=True, right=True), Column("ETA", wide=True, right=True),
     Column("CHECKPOINT", wide=True, right=True), Column("FOLDER", wide=True), Column("MESSAGE", wide=True),
@@ -25,9 +25,14 @@ _INDENT = "  "
 
 
 def list_lines(records: Sequence[JobRecord], now: datetime, *, wide: bool) -> list[str]:
-    """The table of `dlcloud ls`; jobs of a cluster have neither a JOB (their id is the name) nor a FOLDER."""
+    """The table of `dlcloud ls`; jobs of a cluster have neither a JOB (their id is the name) nor a FOLDER.
+
+    Jobs of several namespaces, whose names may be the same, have a NAMESPACE.
+    """
     local = any(record.run_dir is not None for record in records)
-    left_out = () if local else ("JOB", "FOLDER")
+    left_out = {"NAMESPACE"} if local else {"JOB", "FOLDER"}
+    if len({record.job.key.namespace for record in records}) < 2:
+        left_out.add("NAMESPACE")
     columns = [column for column in _LOCAL if column.title not in left_out]
     rows = [_row(record, now) for record in records]
     return table_lines(columns, [[row[column.title] for column in columns] for row in rows], wide=wide)
@@ -52,6 +57,7 @@ def _row(record: JobRecord, now: datetime) -> dict[str, str]:
             left = eta_s(progress)
             eta = duration(left) if left else ""
     return {
+        "NAMESPACE": record.job.key.namespace,
         "ID": record.id,
         "JOB": record.job.key.name,
         "PHASE": record.phase,

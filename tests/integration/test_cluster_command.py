@@ -285,6 +285,20 @@ def test_an_endpoint_of_the_clusters_own_dns_says_how_to_reach_it(namespace: str
     assert "kubectl port-forward -n storage svc/minio 9000:9000" in said
 
 
+def test_what_is_behind_a_name_of_the_jobs_namespace_is_what_can_be_forwarded(
+    kube: KubeClient, namespace: str, tmp_path: Path
+) -> None:
+    name = f"job-{secrets.token_hex(4)}"
+    spec = {"type": "ExternalName", "externalName": "minio.storage.svc.cluster.local"}
+    kube.create(f"/api/v1/namespaces/{namespace}/services", {"metadata": {"name": "our-store"}, "spec": spec})
+    store = {"endpoint": "http://our-store:9000", "credentialsSecret": "s3"}
+    file = manifest(tmp_path, name, checkpoint={"uri": "s3://bucket/"}, objectStore=store)
+    dlcloud("run", "--detach", "-n", namespace, file)
+    said = dlcloud("rm", "-n", namespace, name, "--objects", "--yes", "--force", code=1)
+    assert "the name our-store does not resolve" in said
+    assert "kubectl port-forward -n storage svc/minio 9000:9000" in said
+
+
 # --- doctor ---
 
 

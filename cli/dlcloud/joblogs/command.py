@@ -79,7 +79,7 @@ class _Follower:
         looked_at = stored_at = time.monotonic()
         while True:
             running = self._record.running
-            lines = list(self._read_live(until_quiet=not running))
+            lines = list(self._read_live(until_quiet=not running, rest=not running))
             now = time.monotonic()
             if not running or now - stored_at >= STORE_S:
                 lines += self._read_stored(last=not running)
@@ -108,9 +108,9 @@ class _Follower:
         if self._live is not None:
             self._stack.callback(self._live.close)
 
-    def _read_live(self, *, until_quiet: bool) -> Iterator[LogLine]:
+    def _read_live(self, *, until_quiet: bool, rest: bool = False) -> Iterator[LogLine]:
         while self._live is not None:
-            lines = self._live.poll()
+            lines = self._live.poll(rest=True) if rest else self._live.poll()
             self._live_pods.update(line.pod for line in lines)
             yield from lines
             if not until_quiet or sum(len(line.text) + _STAMP for line in lines) < _LARGE:

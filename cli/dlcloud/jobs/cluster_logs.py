@@ -66,13 +66,16 @@ class ClusterLogReader:
         self._listed_at = time.monotonic()
         self._take(pods)
 
-    def poll(self) -> list[LogLine]:
-        """The complete lines that came since the last call. Raises KubeError when the right to read them is missing."""
+    def poll(self, *, rest: bool = False) -> list[LogLine]:
+        """The complete lines that came since the last call. Raises KubeError when the right to read them is missing.
+
+        `rest`: the job is over, so that pods which were left alone for their silence are asked as well.
+        """
         now = time.monotonic()
-        if now - self._listed_at >= LIST_S:
+        if rest or now - self._listed_at >= LIST_S:
             self._take(pods_of(self._api, self._namespace, self._job, self._uid))
             self._listed_at = now
-        due = [tail for tail in self._tails.values() if tail.due(now)]
+        due = [tail for tail in self._tails.values() if tail.due(now, rest)]
         return [line for lines in self._pool.map(lambda tail: tail.read(), due) for line in lines]
 
     def close(self) -> None:
@@ -109,9 +112,9 @@ class _Tail:
         self._done = False
         self._complained = False
 
-    def due(self, now: float) -> bool:
-        """Whether it is worth a request."""
-        return self.pod.started and not self._done and now >= self._next_at
+    def due(self, now: float, rest: bool = False) -> bool:
+        """Whether it is worth a request; for the `rest` without a pause."""
+        return self.pod.started and not self._done and (rest or now >= self._next_at)
 
     def update(self, pod: Pod) -> None:
         """What the list says of it now."""

@@ -38,7 +38,7 @@ def store_access(
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
         raise JobsError(f"--endpoint: {address!r} is not an S3 server's address; give http://host:port or https://host")
-    _must_resolve(address, given, namespace)
+    _must_resolve(api, address, given, namespace)
     keys = _keys(api, namespace, store, environ)
     with contextlib.ExitStack() as files:
         ca_file = files.enter_context(_ca_file(api, namespace, store.ca_config_map, environ))
@@ -53,10 +53,13 @@ def store_access(
         )
 
 
-def forwarding(address: str, namespace: str) -> str:
-    """What to do about an address that only the cluster's own DNS knows; a bare name is one of the job's namespace."""
+def forwarding(address: str, namespace: str, alias: str = "") -> str:
+    """What to do about an address that only the cluster's own DNS knows; a bare name is one of the job's namespace.
+
+    `alias`: the externalName of the Service of this name, if it has one: only what is behind it can be forwarded.
+    """
     parts = urlsplit(address)
-    host = parts.hostname or ""
+    host = alias if "svc" in alias.split(".") else parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     local = port if port >= 1024 else port + 9000
     labels = host.split(".")
@@ -70,15 +73,25 @@ def forwarding(address: str, namespace: str) -> str:
     )
 
 
-def _must_resolve(address: str, given: str, namespace: str) -> None:
+def _must_resolve(api: KubeApi, address: str, given: str, namespace: str) -> None:
     host = urlsplit(address).hostname or ""
     try:
         socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
         what = "--endpoint" if given else "spec.objectStore.endpoint"
-        raise Unreachable(
-            f"{what}: the name {host} does not resolve on this machine; {forwarding(address, namespace)}"
-        ) from None
+        advice = forwarding(address, namespace, _alias(api, host, namespace))
+        raise Unreachable(f"{what}: the name {host} does not resolve on this machine; {advice}") from None
+
+
+def _alias(api: KubeApi, host: str, namespace: str) -> str:
+    """What the job's namespace has behind a bare name, where that is another name; "" otherwise, or if unknown."""
+    if "." in host:
+        return ""
+    try:
+        service = api.get(f"/api/v1/namespaces/{namespace}/services/{host}")
+    except KubeError:
+        return ""
+    return str((service.get("spec") or {}).get("externalName") or "")
 
 
 def _keys(api: KubeApi, namespace: str, store: ObjectStore, environ: Mapping[str, str]) -> Mapping[str, str]:

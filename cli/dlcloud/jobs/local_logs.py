@@ -15,7 +15,7 @@ class FileLogs:
         self._run_dir = run_dir
         self._offsets: dict[Path, int] = {}
 
-    def poll(self) -> list[LogLine]:
+    def poll(self, *, rest: bool = False) -> list[LogLine]:
         """The complete lines that came since the last call; of a run that is over also the last, unended ones."""
         over = not is_held(self._run_dir)  # asked first: what is written before that is read below
         lines: list[LogLine] = []

@@ -73,8 +73,11 @@ class LogLine:
 class LogReader(Protocol):
     """Hands out a job's output, oldest first within a pod."""
 
-    def poll(self) -> list[LogLine]:
-        """The complete lines that came since the last call, of every pod there is and was. Raises JobsError."""
+    def poll(self, *, rest: bool = False) -> list[LogLine]:
+        """The complete lines that came since the last call, of every pod there is and was. Raises JobsError.
+
+        `rest`: the job is over, and so no pod may be left for later.
+        """
         ...
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dlcloud.output import Output
 from dlcloud.place import Place
 from dlcloud.view.snapshot import EventLine
 from dlcloud_operator.api import Condition, Failure, Outcome, Phase, WorkerCounts
+from dlcloud_operator.core.model import JobKey
 
 from .runs import T0, job_view, make_run
 
@@ -58,6 +60,14 @@ def test_wide_adds_rate_eta_checkpoint_folder_and_message() -> None:
 def test_jobs_of_a_cluster_have_no_folder_and_their_name_once() -> None:
     record = JobRecord("digits", RUNNING.job, "Running", "")
     assert list_lines([record], NOW, wide=True)[0].split()[:2] == ["ID", "PHASE"]
+
+
+def test_jobs_of_several_namespaces_say_which() -> None:
+    one = JobRecord("digits", RUNNING.job, "Running", "")
+    other = JobRecord("digits", replace(RUNNING.job, key=JobKey("team-b", "digits")), "Running", "")
+    header, first, second = list_lines([one, other], NOW, wide=False)
+    assert header.split()[:2] == ["NAMESPACE", "ID"]
+    assert (first.split()[:2], second.split()[:2]) == ([one.job.key.namespace, "digits"], ["team-b", "digits"])
 
 
 def test_the_list_for_machines_is_a_training_job_list_of_all(home: Path) -> None:
