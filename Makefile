@@ -12,7 +12,7 @@ SOURCES := operator cli trainer tests benchmarks manifests images
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo rig test test-unit test-integration test-minio test-slow lint format crd contract benchmarks images clean
+.PHONY: help setup demo rig cluster-up cluster-down cluster-status cluster-logs test test-unit test-integration test-minio test-slow e2e e2e-full lint format crd contract benchmarks benchmarks-cluster images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,18 @@ test: lint test-unit test-integration ## lint, types, unit and integration tests
 rig: $(STAMP) ## build the Kubernetes control plane of the tests, once (10 minutes on 2 cores)
 	@$(PY) -m tests.rig build
 
+cluster-up: $(STAMP) ## make a real Kubernetes cluster of three nodes (tests/cluster/README.md), or bring it up to date
+	@$(PY) -m tests.cluster up
+
+cluster-down: $(STAMP) ## delete it
+	@$(PY) -m tests.cluster down
+
+cluster-status: $(STAMP) ## its nodes, memory and images
+	@$(PY) -m tests.cluster status
+
+cluster-logs: $(STAMP) ## collect the logs of its nodes and pods
+	@$(PY) -m tests.cluster logs
+
 test-unit: $(STAMP) ## seconds
 	$(PY) -m pytest tests/unit -q
 
@@ -48,6 +60,15 @@ test-minio: rig ## the tests that use an S3 server on a real MinIO (built from s
 
 test-slow: rig ## the long forms of the tests, which the others leave out
 	$(PY) -m pytest tests -q -m slow
+
+# What disturbs everybody (killed nodes, operators, stores) runs after all others, one at a time.
+e2e: cluster-up ## end to end on a real cluster, or on KUBECONFIG's: the quick half (20 minutes)
+	$(PY) -m pytest tests/e2e -q -m "not full and not alone" -n $(WORKERS) --dist loadfile
+	$(PY) -m pytest tests/e2e -q -m "not full and alone"
+
+e2e-full: cluster-up ## all of it (45 minutes)
+	$(PY) -m pytest tests/e2e -q -m "not alone" -n $(WORKERS) --dist loadfile
+	$(PY) -m pytest tests/e2e -q -m alone
 
 lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint where helm is there
 	$(BIN)/ruff check $(SOURCES)
@@ -77,6 +98,9 @@ benchmarks: rig ## print every figure beside its peer's (about 45 minutes)
 	$(PY) -m benchmarks.throughput
 	$(PY) -m benchmarks.accuracy
 	$(PY) -m benchmarks.control_plane
+
+benchmarks-cluster: cluster-up ## the same on a real cluster, beside Kubeflow's training operator (about 40 minutes)
+	$(PY) -m benchmarks.cluster
 
 images: ## build the operator's and the trainer's image with docker or podman (docs/images.md)
 	@images/build.sh
