@@ -86,7 +86,8 @@ def check_undisturbed(jobs: Jobs, name: str, before: Object, uids: dict[int, str
 def lose_a_node(ground: Ground, jobs: Jobs, story: Story, worker: int) -> None:
     """Kill the node of a worker while it trains; the replacement trains before the node is back; then the node is back.
 
-    The dead node's pod cannot be removed by anybody: it must go when its node returns, and disturb nobody until then.
+    The dead node's pod stays as an object where the cluster deleted it first (nobody answers for it), and is none where
+    the operator did, by force: either way nothing of it may be left, or disturb anybody, when its node returns.
     """
     nodes, name = ground.nodes, story.name
     before = ground.start(jobs, name, on_victim=worker)
@@ -96,7 +97,6 @@ def lose_a_node(ground: Ground, jobs: Jobs, story: Story, worker: int) -> None:
     jobs.until_goes_on(name, before, limit_s=600)
     after, new = until_told(jobs, name, before), jobs.uids(name)
     assert not nodes.ready(ground.victim), "the replacement joined before the node returned"
-    assert jobs.api.find(f"{jobs.pods_path}/{stuck['metadata']['name']}") is not None, "the dead node's pod is stuck"
     assert new[1 - worker] == uids[1 - worker], "the other worker's pod stays"
     assert new[worker] != uids[worker] and jobs.pod(name, worker)["spec"]["nodeName"] != ground.victim
     check_lost(after, before, worker)

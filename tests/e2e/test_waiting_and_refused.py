@@ -112,6 +112,7 @@ def test_a_job_for_more_gpus_than_there_are_says_how_many_it_asks_for_and_starts
         nodes.set_gpus(nodes.workers[0], 0)
 
 
+@pytest.mark.full
 def test_a_job_whose_node_selector_fits_no_node_starts_once_a_node_has_the_label(
     jobs: Jobs, kube: KubeClient, namespace: str
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_quota_that_is_too_small_is_told_and_the_job_starts_once_it_is_raised(
     goes_on(jobs, "quota-full", message, lambda: kube.merge(f"{quotas}/team", {"spec": {"hard": {"pods": "4"}}}))
 
 
+@pytest.mark.full
 def test_a_limit_range_that_refuses_the_pods_is_told_and_the_job_starts_once_it_allows_them(
     jobs: Jobs, kube: KubeClient
 ) -> None:
@@ -172,6 +174,7 @@ def test_wrong_store_keys_end_the_job_before_its_first_step_and_right_ones_let_i
     jobs.until_clean("keys-wrong")
 
 
+@pytest.mark.full
 def test_a_bucket_that_does_not_exist_ends_the_job_before_its_first_step(jobs: Jobs) -> None:
     jobs.create("bucket-missing", workers=ONE, checkpoint={"uri": "s3://nowhere/"})
     told = fails(jobs, "bucket-missing")

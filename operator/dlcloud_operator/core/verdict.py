@@ -155,11 +155,12 @@ def _departure(
 
 
 def _cause(of: RoundStatus, member: Member, result: RankResult, departure: Failure | None) -> Failure:
-    """A rank's end; one that drained did so because its pod was taken away."""
-    reason = result.outcome
-    if reason is Outcome.DRAINED and departure is not None and departure.reason in causes.LOSS:
-        reason = departure.reason
-    return causes.make(reason, result.ended_at, of.number, result.message, member.index, result.rank, result.exit_code)
+    """A rank's end; one that drained did so because its pod was taken away, which says more than its exit code."""
+    if result.outcome is Outcome.DRAINED and departure is not None and departure.reason in causes.LOSS:
+        return causes.make(departure.reason, result.ended_at, of.number, departure.message, member.index)
+    return causes.make(
+        result.outcome, result.ended_at, of.number, result.message, member.index, result.rank, result.exit_code
+    )
 
 
 def _pod_words(pod: PodView, what: str) -> str:

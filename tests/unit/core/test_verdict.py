@@ -179,6 +179,8 @@ def test_a_drained_rank_of_a_preempted_pod_was_preempted() -> None:
     scene.report(0, told(scene, 0, Outcome.DRAINED, 75), draining=True)
     scene.plan()
     assert cause(scene).reason is Outcome.PREEMPTED
+    assert "was evicted" in cause(scene).message, "why says more than the exit code of who obeyed"
+    assert (cause(scene).rank, cause(scene).exit_code) == (None, None)
 
 
 def test_a_script_killed_by_the_deletion_of_its_pod_costs_nothing() -> None:
