@@ -25,7 +25,7 @@ from .store import Store
 from .story import Story
 from .waiting import until
 
-pytestmark = [pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1500)]
 LIMIT_S = 300.0
 NAME = "calm"
 STEPS = 20

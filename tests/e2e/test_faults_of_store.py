@@ -120,6 +120,7 @@ def test_a_minute_without_a_store_is_told_and_costs_no_step(
     jobs.until_clean("patient")
 
 
+@pytest.mark.full
 def test_a_round_that_begins_without_a_store_waits_for_its_checkpoint(
     release: Release, jobs: Jobs, store: Store, tell: TellStory
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_round_that_begins_without_a_store_waits_for_its_checkpoint(
     jobs.until_clean("waits")
 
 
+@pytest.mark.full
 def test_a_job_that_starts_without_a_store_fails_and_says_so(release: Release, jobs: Jobs, tell: TellStory) -> None:
     story = tell("early")
     with away(release):
@@ -158,6 +160,7 @@ def test_a_job_that_starts_without_a_store_fails_and_says_so(release: Release, j
     jobs.until_clean("early")
 
 
+@pytest.mark.full
 def test_a_job_that_ends_without_a_store_waits_for_its_last_checkpoint(
     release: Release, jobs: Jobs, store: Store, tell: TellStory
 ) -> None:
