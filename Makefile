@@ -61,14 +61,15 @@ test-minio: rig ## the tests that use an S3 server on a real MinIO (built from s
 test-slow: rig ## the long forms of the tests, which the others leave out
 	$(PY) -m pytest tests -q -m slow
 
+# The second is run also when the first has failed.
+both = status=0; $(1) || status=1; $(2) || status=1; exit $$status
+
 # What disturbs everybody (killed nodes, operators, stores) runs after all others, one at a time.
 e2e: cluster-up ## end to end on a real cluster, or on KUBECONFIG's: the quick half (20 minutes)
-	$(PY) -m pytest tests/e2e -q -m "not full and not alone" -n $(WORKERS) --dist loadfile
-	$(PY) -m pytest tests/e2e -q -m "not full and alone"
+	$(call both,$(PY) -m pytest tests/e2e -q -m "not full and not alone" -n $(WORKERS) --dist loadfile,$(PY) -m pytest tests/e2e -q -m "not full and alone")
 
 e2e-full: cluster-up ## all of it (45 minutes)
-	$(PY) -m pytest tests/e2e -q -m "not alone" -n $(WORKERS) --dist loadfile
-	$(PY) -m pytest tests/e2e -q -m alone
+	$(call both,$(PY) -m pytest tests/e2e -q -m "not alone" -n $(WORKERS) --dist loadfile,$(PY) -m pytest tests/e2e -q -m alone)
 
 lint: $(STAMP) ## ruff, mypy --strict, generated files up to date, helm lint where helm is there
 	$(BIN)/ruff check $(SOURCES)

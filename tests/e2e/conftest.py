@@ -74,7 +74,7 @@ def installed(cluster: Cluster, place: Place, turns: Path) -> Release:
     found = Release(cluster, place)
     # A test that changes the release has its turn alone: what it is in the middle of is not to be mended.
     with turn(turns.with_name(turns.name + "-install"), alone=True), turn(turns, alone=False):
-        if found.state != "deployed" or found.leader() is None:
+        if not found.is_current:
             found.install()
         found.wait_leading()
     return found

@@ -23,6 +23,7 @@ CRD = "trainingjobs.dlcloud.dev"
 KEPT = ("dlcloud-ca", STORE)  # Secrets in SYSTEM
 # What Kubernetes makes itself, and takes away after a while.
 _NOT_OURS = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+_NODES = ("Node", "CSINode")  # named like the cluster, which may well be called dlcloud
 _FADING = ("APIService", "ComponentStatus", "Endpoints", "EndpointSlice", "Event", "PodMetrics")
 _CPU = (
     "import os\n"
@@ -130,7 +131,7 @@ def listable(cluster: Cluster) -> Iterator[tuple[str, str]]:
     groups += [f"/apis/{one['preferredVersion']['groupVersion']}" for one in cluster.api.get("/apis")["groups"]]
     for group in groups:
         for one in (cluster.api.find(group) or {}).get("resources") or ():
-            if "list" in one["verbs"] and one["kind"] not in _FADING:
+            if "list" in one["verbs"] and one["kind"] not in (*_NODES, *_FADING):
                 yield f"{group}/{one['name']}", one["kind"]
 
 

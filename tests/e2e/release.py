@@ -68,6 +68,12 @@ class Release:
         )  # fmt: skip
         self.wait_leading()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is deployed as `install` would, with the images of now, and leads."""
+        told = "" if self.state != "deployed" else self.helm("get", "values", NAME, "-n", HOME, "-o", "json")
+        return bool(told) and json.loads(told) == self.values() and self.leader() is not None
+
     # --- the operator ---
 
     def operator_pods(self) -> list[Object]:

@@ -94,8 +94,19 @@ def test_a_missing_secret_is_named_and_the_job_starts_once_it_is_made(jobs: Jobs
     goes_on(jobs, "secret-missing", message, lambda: make_keys(jobs, "my-keys", *release.store_keys()))
 
 
+@pytest.fixture
+def no_gpus(nodes: Nodes) -> Iterator[None]:
+    """Nodes without GPUs, which get back what they had."""
+    had = {name: nodes.gpus(name) for name in nodes.workers}
+    for name in had:
+        nodes.set_gpus(name, 0)
+    yield
+    for name, count in had.items():
+        nodes.set_gpus(name, count)
+
+
 def test_a_job_for_more_gpus_than_there_are_says_how_many_it_asks_for_and_starts_when_a_node_has_them(
-    jobs: Jobs, nodes: Nodes
+    jobs: Jobs, nodes: Nodes, no_gpus: None
 ) -> None:
     jobs.create("gpus-missing", workers={"count": 1, "gpus": 2})
     message = waits(jobs, "gpus-missing", "nvidia.com/gpu")
@@ -109,7 +120,6 @@ def test_a_job_for_more_gpus_than_there_are_says_how_many_it_asks_for_and_starts
         assert jobs.status("gpus-missing")["round"]["worldSize"] == 2, "a rank for each GPU"
     finally:
         jobs.until_clean("gpus-missing")
-        nodes.set_gpus(nodes.workers[0], 0)
 
 
 @pytest.mark.full

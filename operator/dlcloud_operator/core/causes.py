@@ -76,10 +76,12 @@ def tell(cause: Failure) -> str:
     return ": ".join(parts)[:512]
 
 
-def _order(cause: Failure) -> tuple[int, datetime, int, int, str]:
+def _order(cause: Failure) -> tuple[int, bool, datetime, int, int, str]:
     rank = -1 if cause.rank is None else cause.rank
     worker = -1 if cause.worker is None else cause.worker
-    return (_TIER[cause.reason], cause.time, worker, rank, cause.reason.value)
+    # A rank that drained followed some pod's departure, its own or another's: where one is known, that is the cause.
+    follows = cause.reason is Outcome.DRAINED and cause.rank is not None
+    return (_TIER[cause.reason], follows, cause.time, worker, rank, cause.reason.value)
 
 
 def _last_part(text: str) -> str:

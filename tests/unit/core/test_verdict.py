@@ -183,6 +183,15 @@ def test_a_drained_rank_of_a_preempted_pod_was_preempted() -> None:
     assert (cause(scene).rank, cause(scene).exit_code) == (None, None)
 
 
+def test_a_rank_that_stopped_with_a_pod_that_is_gone_is_not_the_cause() -> None:
+    scene = training()
+    scene.report(0, told(scene, 0, Outcome.DRAINED, 75))  # the operator was away when worker 1 was deleted
+    del scene.pods["digits-1-1"]
+    scene.now += seconds(30)
+    scene.plan()
+    assert (cause(scene).reason, cause(scene).worker) == (Outcome.POD_LOST, 1)
+
+
 def test_a_script_killed_by_the_deletion_of_its_pod_costs_nothing() -> None:
     scene = training(workers=1, script=True)
     scene.change(0, deleting=True)
