@@ -25,7 +25,7 @@ HOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 HOOK_NAME = "validator.training-operator.kubeflow.org"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 # Workers wait in it for the master's name; of the images of an offline node, one that has nslookup.
-WAITING_IMAGE = "localhost/dlcloud/busybox:1"
+WAITING_IMAGE = "localhost/dlcloud-node/busybox:1"
 KINDS = ("mpijobs", "mxjobs", "paddlejobs", "pytorchjobs", "tfjobs", "xgboostjobs")
 
 
