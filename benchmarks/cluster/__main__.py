@@ -112,7 +112,7 @@ def show_peer(bench: Bench, count: int) -> None:
     begun: dict[str, list[float]] = {kind.name: [] for kind in kinds}
     back: dict[str, list[float]] = {kind.name: [] for kind in kinds}
     never: dict[str, int] = {kind.name: 0 for kind in kinds}
-    with tempfile.TemporaryDirectory() as folder, peer.training_operator(bench.cluster, Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, peer.training_operator(bench.cluster, Path(folder), image):
         for number in range(count):
             for kind in kinds:
                 job = programs.Running(bench.cluster, kind, f"peer-{kind.name.lower()}-{number}", bench.jobs.namespace)

@@ -24,14 +24,24 @@ SECRET = "training-operator-webhook-cert"
 HOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 HOOK_NAME = "validator.training-operator.kubeflow.org"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-# Workers wait in it for the master's name; of the images of an offline node, one that has nslookup.
-WAITING_IMAGE = "localhost/dlcloud-node/busybox:1"
+# Its workers wait for the master's name with alpine's nslookup, which no offline node has; this waits as long, with the
+# name service's own program of an image that is there.
+WAITING = """
+- name: init-pytorch
+  image: {{.InitContainerImage}}
+  imagePullPolicy: IfNotPresent
+  resources: {limits: {cpu: 100m, memory: 20Mi}, requests: {cpu: 50m, memory: 10Mi}}
+  command: [sh, -c, "for i in $(seq {{.MaxTries}}); do getent hosts {{.MasterAddr}} && exit 0; sleep 2; done; exit 1"]
+"""
 KINDS = ("mpijobs", "mxjobs", "paddlejobs", "pytorchjobs", "tfjobs", "xgboostjobs")
 
 
 @contextlib.contextmanager
-def training_operator(cluster: Cluster, folder: Path) -> Iterator[None]:
-    """The peer at work with its default settings; all of it is taken away again. Raises peers.NotBuilt."""
+def training_operator(cluster: Cluster, folder: Path, image: str) -> Iterator[None]:
+    """The peer at work with its default settings; all of it is taken away again. Raises peers.NotBuilt.
+
+    `image`: what its workers wait in.
+    """
     program, module = peers.built()
     api = cluster.api
     for kind in KINDS:
@@ -44,10 +54,12 @@ def training_operator(cluster: Cluster, folder: Path) -> Iterator[None]:
     secret = f"/api/v1/namespaces/{NAMESPACE}/secrets/{SECRET}"
     api.apply(secret, manifest("v1", "Secret", SECRET))
     metrics, probes, webhook = free_ports(3)
+    waiting = folder / "waiting.yaml"
+    waiting.write_text(WAITING)
     command = [
         str(program), "--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address",
         f"127.0.0.1:{probes}", "--webhook-server-port", str(webhook),
-        "--pytorch-init-container-image", WAITING_IMAGE,
+        "--pytorch-init-container-image", image, "--pytorch-init-container-template-file", str(waiting),
     ]  # fmt: skip
     log = folder / "training-operator.log"
     peer = Program("training-operator", log, os.getpid())
