@@ -116,19 +116,18 @@ def show_peer(bench: Bench, count: int) -> None:
         for number in range(count):
             for kind in kinds:
                 job = programs.Running(bench.cluster, kind, f"peer-{kind.name.lower()}-{number}", bench.jobs.namespace)
-                firsts = job.wait_step()
+                firsts = job.wait_steps()
                 begun[kind.name].append(max(step.at for step in firsts) - job.created_at)
                 time.sleep(programs.SETTLED_S)
                 at = job.delete_pod(job.pods()[-1])
                 try:
-                    again = job.wait_step(firsts, GONE_S)
-                    back[kind.name].append(max(step.at for step in again) - at)
+                    back[kind.name].append(job.wait_replaced(firsts, GONE_S).at - at)
                 except RigError:
                     never[kind.name] += 1
                 job.remove()
     rows = [Figure(f"{name}: create -> every rank's first step", "s", values) for name, values in begun.items()]
     rows += [
-        Figure(f"{name}: worker deleted -> every rank steps", "s", values) for name, values in back.items() if values
+        Figure(f"{name}: worker deleted -> all step again", "s", values) for name, values in back.items() if values
     ]
     print_table("The same DDP program, image and nodes", rows)
     for name, times in never.items():

@@ -42,7 +42,6 @@ class Step:
 
     number: int
     at: float
-    pid: int
     pod: str
 
 
@@ -137,21 +136,29 @@ class Running:
             return []
         fields = (line.split() for line in told.splitlines())
         uid = pod["metadata"]["uid"]
-        return [Step(int(each[1]), float(each[2]), int(each[4]), uid) for each in fields if len(each) == 5]
+        return [Step(int(each[1]), float(each[2]), uid) for each in fields if len(each) == 5]
 
-    def wait_step(self, than: Sequence[Step] = (), limit_s: float = LIMIT_S) -> list[Step]:
-        """Each worker's first step by a process that is none of those in `than`. Raises RigError."""
-        known = {(step.pod, step.pid) for step in than}
+    def wait_steps(self, limit_s: float = LIMIT_S) -> list[Step]:
+        """Each worker's first step. Raises RigError."""
 
         def look() -> list[Step] | None:
             pods = self.pods()
-            firsts = []
-            for pod in pods:
-                fresh = [step for step in self.steps(pod) if (step.pod, step.pid) not in known]
-                firsts += fresh[:1]
+            firsts = [step for pod in pods for step in self.steps(pod)[:1]]
             return firsts if len(pods) == WORLD and len(firsts) == WORLD else None
 
         found: list[Step] = until(f"{self.name} makes steps", look, limit_s, poll_s=0.3)
+        return found
+
+    def wait_replaced(self, than: Sequence[Step], limit_s: float) -> Step:
+        """The first step of a pod that made none of `than`: all ranks take part in it, whatever became of the other
+        one's process (a container that starts again has the same pod and the same process id). Raises RigError."""
+        known = {step.pod for step in than}
+
+        def look() -> Step | None:
+            fresh = [pod for pod in self.pods() if pod["metadata"]["uid"] not in known]
+            return next((step for pod in fresh for step in self.steps(pod)), None)
+
+        found: Step = until(f"{self.name}'s new pod makes a step", look, limit_s, poll_s=0.3)
         return found
 
     def delete_pod(self, pod: Object) -> float:
