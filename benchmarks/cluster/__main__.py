@@ -36,7 +36,7 @@ def prepared(place: Place, folder: Path) -> Iterator[Bench]:
     """dlcloud in the cluster, and a namespace."""
     cluster = Cluster(place.kubeconfig, folder, find_programs(("kubectl",))["kubectl"])
     release = Release(cluster, place)
-    if release.state != "deployed":
+    if not release.is_current:
         release.install()
     release.wait_leading()
     store = Store(release, folder)

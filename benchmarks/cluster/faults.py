@@ -52,19 +52,7 @@ class Bench:
         before = self.jobs.until_training(name, (self.jobs.status(name).get("progress") or {}).get("step", 0) + 20)
         at = strike()
         self.jobs.until_goes_on(name, before)
-        return self._cost(story, at, before)
-
-    def _cost(self, story: Story, at: float, before: Object) -> Cost:
-        """The new round's records reach the store a little later than its report the operator."""
-
-        def look() -> Cost | None:
-            try:
-                return story.cost(at, before)
-            except AssertionError:
-                return None
-
-        found: Cost = until("the new round's records are in the store", look, 30, poll_s=0.5)
-        return found
+        return story.cost(at, before)
 
 
 def starts(bench: Bench, count: int) -> list[float]:

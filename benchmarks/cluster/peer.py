@@ -16,11 +16,10 @@ from pathlib import Path
 import yaml
 
 from benchmarks.control_plane import peers
+from benchmarks.control_plane.peers import KINDS, NAMESPACE, SECRET
 from tests.rig.cluster import Cluster
 from tests.rig.processes import Program, free_ports, until
 
-NAMESPACE = "kubeflow"
-SECRET = "training-operator-webhook-cert"
 HOOK = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 HOOK_NAME = "validator.training-operator.kubeflow.org"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -33,7 +32,6 @@ WAITING = """
   resources: {limits: {cpu: 100m, memory: 20Mi}, requests: {cpu: 50m, memory: 10Mi}}
   command: [sh, -c, "for i in $(seq {{.MaxTries}}); do getent hosts {{.MasterAddr}} && exit 0; sleep 2; done; exit 1"]
 """
-KINDS = ("mpijobs", "mxjobs", "paddlejobs", "pytorchjobs", "tfjobs", "xgboostjobs")
 
 
 @contextlib.contextmanager
@@ -87,7 +85,5 @@ def _hand_certificates(cluster: Cluster, path: str) -> bool:
     data = cluster.api.get(path).get("data") or {}
     if "tls.key" not in data:
         return False
-    peers.CERTIFICATES.mkdir(parents=True, exist_ok=True)
-    for name, value in data.items():
-        (peers.CERTIFICATES / name).write_bytes(base64.b64decode(value))
+    peers.write_certificates({name: base64.b64decode(value) for name, value in data.items()})
     return True

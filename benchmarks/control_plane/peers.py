@@ -31,9 +31,9 @@ CACHE = (
     / f"training-operator-{VERSION}"
 )
 CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")  # the peer's own constant
-_NAMESPACE = "kubeflow"
-_SECRET = "training-operator-webhook-cert"
-_KINDS = ("mpijobs", "mxjobs", "paddlejobs", "pytorchjobs", "tfjobs", "xgboostjobs")
+NAMESPACE = "kubeflow"
+SECRET = "training-operator-webhook-cert"
+KINDS = ("mpijobs", "mxjobs", "paddlejobs", "pytorchjobs", "tfjobs", "xgboostjobs")
 
 
 class NotBuilt(Exception):
@@ -68,15 +68,15 @@ def _run(command: list[str], env: dict[str, str]) -> str:
 async def training_operator(client: Client, plane: Plane, folder: Path) -> AsyncIterator[Measured]:
     """The peer at work with its default settings, as administrator."""
     program, module = built()
-    for kind in _KINDS:
+    for kind in KINDS:
         text = (module / "manifests" / "base" / "crds" / f"kubeflow.org_{kind}.yaml").read_text()
         await client.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(text))
-    await client.create("/api/v1/namespaces", {"metadata": {"name": _NAMESPACE}})
+    await client.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     # Its certificates are for an admission webhook that a process outside of the cluster cannot serve: none is asked.
     hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
     await client.create(hooks, {"metadata": {"name": "validator.training-operator.kubeflow.org"}, "webhooks": []})
-    secrets = f"/api/v1/namespaces/{_NAMESPACE}/secrets"
-    await client.create(secrets, {"metadata": {"name": _SECRET}})
+    secrets = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    await client.create(secrets, {"metadata": {"name": SECRET}})
     metrics, probes, webhook = free_ports(3)
     command = [
         str(program), "--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address",
@@ -90,11 +90,11 @@ async def training_operator(client: Client, plane: Plane, folder: Path) -> Async
     }
     with Measured(command, folder / "training-operator.log", environment) as peer:
         try:
-            await _hand_certificates(client, f"{secrets}/{_SECRET}", peer)
+            await _hand_certificates(client, f"{secrets}/{SECRET}", peer)
 
             async def works() -> bool:
                 peer.check()
-                return peer.log.read_text().count("Starting workers") >= len(_KINDS)
+                return peer.log.read_text().count("Starting workers") >= len(KINDS)
 
             await until(works, 90, "the training operator's start")
             yield peer
@@ -110,13 +110,13 @@ async def _hand_certificates(client: Client, path: str, peer: Measured) -> None:
         data: dict[str, Any] = (await client.request("GET", path)).get("data") or {}
         if "tls.key" not in data:
             return False
-        _write_certificates({name: base64.b64decode(value) for name, value in data.items()})
+        write_certificates({name: base64.b64decode(value) for name, value in data.items()})
         return True
 
     await until(written, 60, "the training operator's certificates")
 
 
-def _write_certificates(files: dict[str, bytes]) -> None:
+def write_certificates(files: dict[str, bytes]) -> None:
     CERTIFICATES.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (CERTIFICATES / name).write_bytes(content)

@@ -8,12 +8,13 @@ from typing import Any
 
 from dlcloud_operator.api import API_VERSION, Phase, TrainingJobSpec
 from dlcloud_operator.core.model import JobView
+from dlcloud_operator.core.time_left import seconds_left
 
 from .formats import Column, table_lines
 from .home import short
 from .jobs.source import JobRecord
 from .view.snapshot import EventLine
-from .view.words import duration, eta_s, metric_texts, number, printable, size
+from .view.words import duration, metric_texts, number, printable, size
 
 _LOCAL = (
     Column("NAMESPACE"), Column("ID"), Column("JOB"), Column("PHASE"), Column("WORKERS"), Column("EPOCH", right=True),
@@ -54,7 +55,7 @@ def _row(record: JobRecord, now: datetime) -> dict[str, str]:
         loss = number(progress.loss) if progress.loss is not None else ""
         if running and progress.samples_per_second:
             rate = f"{progress.samples_per_second:,.0f}/s"
-            left = eta_s(progress)
+            left = seconds_left(progress)
             eta = duration(left) if left else ""
     return {
         "NAMESPACE": record.job.key.namespace,
@@ -188,7 +189,7 @@ def _progress_facts(job: JobView) -> list[tuple[str, str]]:
     progress = job.status.progress
     if progress is None:
         return []
-    left = eta_s(progress)
+    left = seconds_left(progress)
     running = job.status.phase is Phase.RUNNING
     return [
         ("Epoch", _of(progress.epoch, progress.epochs)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ..rig.cluster import Cluster
 from ..rig.jobs import Jobs as PlainJobs
 from ..rig.jobs import Object, manifest
 from .waiting import until
@@ -59,9 +58,6 @@ class Jobs(PlainJobs):
 
     LIMIT_S = 300.0
     POLL_S = 0.3
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        super().__init__(cluster, namespace)
 
     def create(self, name: str, **spec: Any) -> Object:
         """`DIGITS` on two workers, with these keys of its spec changed or merged into (None: left out).

@@ -12,9 +12,10 @@ from typing import Any
 
 from dlcloud_operator.api import Phase, parse_duration
 from dlcloud_operator.core.conditions import OWN
+from dlcloud_operator.core.time_left import seconds_left
 
 from ..jobs.source import INTERRUPTED, JobRecord
-from ..view.words import duration, eta_s
+from ..view.words import duration
 
 _RECENT = timedelta(minutes=10)  # a failure is worth a line for so long
 _LATE_SAVES = 3
@@ -103,7 +104,7 @@ def job_row(record: JobRecord, now: datetime) -> JobRow:
         total_steps=progress.total_steps if progress else None,
         loss=progress.loss if progress else None,
         samples_per_second=progress.samples_per_second if progress and training else None,
-        eta_s=eta_s(progress) if progress and training else None,
+        eta_s=seconds_left(progress) if progress and training else None,
         checkpoint_step=saved.step if saved else None,
         checkpoint_age_s=max(0.0, (now - saved.committed_at).total_seconds()) if saved else None,
     )

@@ -9,9 +9,10 @@ from datetime import datetime
 
 from dlcloud_operator.api import Phase, Progress
 from dlcloud_operator.core.conditions import RECOVERED
+from dlcloud_operator.core.time_left import seconds_left
 
 from .snapshot import Snapshot
-from .words import clock, duration, eta_s, metric_texts, number, size
+from .words import clock, duration, metric_texts, number, size
 
 _QUIET_S = 30.0  # a long epoch still shows a line this often
 _SETTLED_S = 1.0  # a message that changes sooner is not worth a line
@@ -127,7 +128,7 @@ def progress_text(progress: Progress) -> str:
     parts += metric_texts(progress.metrics)
     if progress.samples_per_second:
         parts.append(f"{progress.samples_per_second:,.0f} samples/s")
-    left = eta_s(progress)
+    left = seconds_left(progress)
     if left:
         parts.append(f"{duration(left)} to go")
     return ", ".join(parts)

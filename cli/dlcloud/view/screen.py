@@ -9,9 +9,10 @@ from rich.text import Text
 
 from dlcloud_operator.api import Phase
 from dlcloud_operator.core.model import RankState
+from dlcloud_operator.core.time_left import seconds_left
 
 from .snapshot import RankRow, Snapshot
-from .words import clock, duration, eta_s, metric_texts, number, printable, size
+from .words import clock, duration, metric_texts, number, printable, size
 
 _PHASE_STYLES = {
     Phase.RUNNING: "bold green",
@@ -88,7 +89,7 @@ def _bar(step: int, total: int, now: Snapshot, width: int) -> Text:
     progress = now.progress
     head = f"epoch {progress.epoch}/{progress.epochs} " if progress and progress.epoch is not None else ""
     share = min(1.0, step / total)
-    left = eta_s(progress) if progress else None
+    left = seconds_left(progress) if progress else None
     running = now.phase not in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
     tail = f" {share:4.0%} step {step}/{total}" + (f" eta {duration(left)}" if left and running else "")
     cells = max(5, min(50, width - len(head) - len(tail)))

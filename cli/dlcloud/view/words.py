@@ -1,11 +1,11 @@
-"""Numbers, times and sizes as a reader wants them. Pure; may import the API."""
+"""Numbers, times and sizes as a reader wants them. Pure; may import the core."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from dlcloud_operator.api import Progress
+from dlcloud_operator.core.time_left import whole_duration
 
 
 def clock(at: datetime) -> str:
@@ -18,14 +18,7 @@ def duration(span: timedelta | float) -> str:
     seconds = span.total_seconds() if isinstance(span, timedelta) else span
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+    return whole_duration(seconds)
 
 
 def size(num_bytes: int) -> str:
@@ -41,14 +34,6 @@ def size(num_bytes: int) -> str:
 def number(value: float) -> str:
     """Three significant digits, large numbers with separators: `0.413`, `4,210`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def eta_s(progress: Progress) -> float | None:
-    """Seconds until the last step at the present rate; None while that cannot be known."""
-    step, total, samples, rate = progress.step, progress.total_steps, progress.samples, progress.samples_per_second
-    if not step or not total or not samples or not rate or rate <= 0:
-        return None
-    return max(0, total - step) * (samples / step) / rate
 
 
 _METRIC_WORDS = {"validationAccuracy": "validation accuracy", "testAccuracy": "test accuracy"}

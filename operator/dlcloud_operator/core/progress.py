@@ -15,6 +15,7 @@ from .conditions import OWN, RECOVERED, find, holds, set_condition
 from .draft import Draft
 from .facts import Facts
 from .model import AgentWarning, Report
+from .time_left import seconds_left, whole_duration
 
 LOSS_NOT_FINITE = "LossNotFinite"
 _DIGITS, _RATE_DIGITS = 6, 4
@@ -56,21 +57,9 @@ def note_time_left(draft: Draft) -> None:
 
 
 def _time_left(progress: Progress) -> str | None:
-    """`42s`, `3m07s`, `2h05m`, `3d4h`; None while it cannot be known."""
-    step, total, samples, rate = progress.step, progress.total_steps, progress.samples, progress.samples_per_second
-    if not (step and total and samples and rate) or min(step, total, samples, rate) <= 0:
-        return None
-    seconds = max(0, total - step) * (samples / step) / rate
-    if not seconds <= _LONGEST_LEFT_S:
-        return None
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+    """In words; None while it cannot be known."""
+    seconds = seconds_left(progress)
+    return whole_duration(seconds) if seconds is not None and seconds <= _LONGEST_LEFT_S else None
 
 
 def _reports_of_rank_0(facts: Facts) -> list[Report]:

@@ -16,8 +16,9 @@ from dlcloud.objects import StoreError, open_reader
 from dlcloud.output import Output
 from dlcloud.overrides import apply_overrides
 from dlcloud.store import given_access, store_need, with_store
-from dlcloud.view.words import duration, eta_s, metric_name, metric_value, size
+from dlcloud.view.words import duration, metric_name, metric_value, size
 from dlcloud_operator.api import InvalidManifest, Progress, TrainingJob
+from dlcloud_operator.core.time_left import seconds_left
 
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
@@ -53,11 +54,11 @@ def test_sizes_have_a_unit(num_bytes: int, text: str) -> None:
 
 
 def test_the_eta_follows_from_the_rate() -> None:
-    assert eta_s(Progress(step=100, total_steps=300, samples=6400, samples_per_second=640)) == pytest.approx(20)
+    assert seconds_left(Progress(step=100, total_steps=300, samples=6400, samples_per_second=640)) == pytest.approx(20)
 
 
 def test_without_a_rate_there_is_no_eta() -> None:
-    assert eta_s(Progress(step=100, total_steps=300, samples=6400)) is None
+    assert seconds_left(Progress(step=100, total_steps=300, samples=6400)) is None
 
 
 def test_metrics_read_as_words() -> None:
