@@ -42,7 +42,20 @@ ALLOWED: dict[str, frozenset[str]] = {
             "kubernetes",
         }
     ),
-    "trainer/dlcloud_trainer": frozenset({"dlcloud_trainer", "torch", "numpy", "obstore", "pydantic"}),
+    "trainer/dlcloud_trainer": frozenset(
+        {
+            "dlcloud_trainer",
+            "torch",
+            "numpy",
+            "obstore",
+            "pydantic",
+            "PIL",
+            "pyarrow",
+            "onnx",
+            "onnxruntime",
+            "safetensors",
+        }
+    ),
     "trainer/dlcloud_trainer/agent": frozenset(),
 }
 MAX_LINES = 300

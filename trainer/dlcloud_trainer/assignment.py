@@ -34,6 +34,34 @@ class CheckpointPlan:
 
 
 @dataclass(frozen=True)
+class PrunePlan:
+    """`fraction` of the weights, or of the channels (`structured`), goes; then `epochs` of fine-tuning."""
+
+    fraction: float
+    structured: bool
+    epochs: int
+
+
+@dataclass(frozen=True)
+class DistillPlan:
+    """A job's prefix or one manifest, what its and our scores are divided by, and its part of the loss."""
+
+    teacher: str
+    temperature: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What is made of the trained model; `quantize` is none, dynamic or static."""
+
+    onnx: bool = True
+    quantize: str = "none"
+    prune: PrunePlan | None = None
+    distill: DistillPlan | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """The job's settings, the same in every round until the job is changed."""
 
@@ -46,6 +74,7 @@ class Job:
     checkpoint: CheckpointPlan | None
     resume_from: str
     store: StoreAddress
+    export: ExportPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +152,21 @@ def _parse_job(job: _Fields, ca_file: str | None) -> Job:
         ),
         resume_from=job.text("resumeFrom", ""),
         store=StoreAddress(ca_file=ca_file) if store is None else _parse_store(store, ca_file),
+        export=None if (export := job.optional("export")) is None else _parse_export(export),
+    )
+
+
+def _parse_export(export: _Fields) -> ExportPlan:
+    prune, distill = export.optional("prune"), export.optional("distill")
+    return ExportPlan(
+        onnx=export.flag("onnx"),
+        quantize=export.text("quantize"),
+        prune=None
+        if prune is None
+        else PrunePlan(prune.part("fraction"), prune.flag("structured"), prune.whole("epochs", 1)),
+        distill=None
+        if distill is None
+        else DistillPlan(distill.text("teacher"), distill.positive("temperature"), distill.part("weight")),
     )
 
 
@@ -157,6 +201,23 @@ class _Fields:
         value = self._get(name, (int, float), "a number of seconds")
         if not 0 < value < float("inf"):
             raise ValueError(f"{self._where}.{name}: {value} is no positive number of seconds")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        if not isinstance(value := self.values.get(name), bool):
+            raise ValueError(f"{self._where}.{name}: {value!r} is not true or false")
+        return value
+
+    def part(self, name: str) -> float:
+        value = self._get(name, (int, float), "a number from 0 to 1")
+        if not 0 <= value <= 1:
+            raise ValueError(f"{self._where}.{name}: {value} is no part of a whole")
+        return float(value)
+
+    def positive(self, name: str) -> float:
+        value = self._get(name, (int, float), "a number above 0")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{self._where}.{name}: {value} is not a number above 0")
         return float(value)
 
     def inner(self, name: str) -> _Fields:

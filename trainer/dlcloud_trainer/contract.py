@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .parameters import names_of
 from .workload import Workload
 from .workloads import find_workload, workload_names
 
@@ -34,7 +35,9 @@ def _describe(workload: Workload) -> dict[str, Any]:
     return {
         "description": workload.DESCRIPTION,
         "data": list(workload.DATA),
-        "parameters": {name: _pick(properties[name]) for name in sorted(properties)},
+        "parameters": {name: _pick(properties[name]) for name in names_of(workload)},
+        "presets": {name: dict(sorted(settings.items())) for name, settings in sorted(workload.PRESETS.items())},
+        "refused": dict(sorted(workload.REFUSED.items())),
     }
 
 

@@ -69,17 +69,17 @@ class Group:
         if self._lifeline is not None:
             self._lifeline.release()
 
-    def share(self, restored: Restored | None, parts: Mapping[str, Stateful]) -> None:
-        """Rank 0's restored state, if there is one, into every rank's parts: in pieces, so that no rank ever holds it
-        twice.
+    def share(self, restored: Restored | None, parts: Mapping[str, Stateful]) -> bool:
+        """Rank 0's restored state into every rank's parts: in pieces, so that no rank ever holds it twice. False on
+        every rank when there is none.
         """
         if self.alone:
-            return
+            return restored is not None
         header = b"" if restored is None else restored.header()
         size = torch.tensor([len(header)])
         dist.broadcast(size, 0)
         if size.item() == 0:
-            return
+            return False
         text = torch.frombuffer(bytearray(header or int(size.item())), dtype=torch.uint8)
         dist.broadcast(text, 0)
         target = Target(parts)
@@ -96,6 +96,23 @@ class Group:
                 row.scatter(start, piece)
         if self.rank != 0:
             target.finish()
+        return True
+
+    def tell(self, data: bytes) -> bytes:
+        """Rank 0's bytes on every rank."""
+        if self.alone:
+            return data
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, 0)
+        text = torch.frombuffer(bytearray(data if self.rank == 0 else int(size.item())), dtype=torch.uint8)
+        dist.broadcast(text, 0)
+        return text.numpy().tobytes()
+
+    def hand_out(self, model: nn.Module) -> None:
+        """Rank 0's weights and buffers into every rank's model."""
+        if not self.alone:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
 
     def align(self, model: nn.Module) -> None:
         """Rank 0's buffers (running statistics) on every rank: those a checkpoint has. DDP does it before each forward

@@ -25,7 +25,10 @@ class Ledger:
     step: int = 0
     samples: int = 0
     validated_epochs: int = 0
+    score: float | None = None  # of the last validation; higher is better
     best: float | None = None
+    best_epoch: int = 0
+    ended: bool = False  # before the last epoch: the validation got no better
     metrics: dict[str, float] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
@@ -34,7 +37,10 @@ class Ledger:
             "step": self.step,
             "samples": self.samples,
             "validatedEpochs": self.validated_epochs,
+            "score": finite_or_none(self.score),
             "best": self.best,
+            "bestEpoch": self.best_epoch,
+            "ended": self.ended,
             "metrics": dict(self.metrics),
         }
 
@@ -42,6 +48,13 @@ class Ledger:
         """From the checkpoint; raises KeyError."""
         self.step, self.samples = state["step"], state["samples"]
         self.validated_epochs, self.best, self.metrics = state["validatedEpochs"], state["best"], dict(state["metrics"])
+        self.best_epoch, self.ended = state.get("bestEpoch", 0), state.get("ended", False)
+        self.score = state.get("score")
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has no word for the others."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class Rate:

@@ -20,8 +20,8 @@ from .drain import Drain
 from .events import Events
 from .exits import DRAINED, SUCCEEDED, judge
 from .loop import train
+from .parameters import parse_parameters
 from .saver import Saver
-from .workload import parse_parameters
 from .workloads import find_workload
 
 LEAVE_S = 2.0

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from .assignment import Assignment
 from .checkpoint import Checkpointer, CheckpointSettings, Committed, Restored, Stateful, collect
 from .checkpoint.errors import StoreUnreachable, StoreUnusable, UploadFailed
@@ -18,6 +20,7 @@ from .checkpoint.trouble import UPLOAD_FAILED
 from .errors import NotSaved, StoreAway
 from .events import Events
 from .metrics import MetricsLog
+from .pictures import Pictures
 from .troubles import Troubles
 
 T = TypeVar("T")
@@ -34,6 +37,7 @@ class Saver:
     def __init__(self, assignment: Assignment, seed: int, events: Events, *, active: bool) -> None:
         self._checkpointer: Checkpointer | None = None
         self._records: MetricsLog | None = None
+        self._pictures: Pictures | None = None
         self._thread: threading.Thread | None = None
         self._restored: Restored | None = None
         self._parts: Mapping[str, Stateful] = {}
@@ -63,6 +67,7 @@ class Saver:
             self._troubles.warn,
             lambda reason: self._troubles.over(reason, "the metrics are written again"),
         )
+        self._pictures = Pictures(lambda key, data: checkpointer.store.put(key, data), self._troubles.warn)
 
     def begin(self) -> None:
         """Ask the store for the newest checkpoint, in a thread: meanwhile the ranks find each other."""
@@ -138,6 +143,11 @@ class Saver:
         if self._records is not None:
             self._records.write(kind, **fields)
 
+    def keep_pictures(self, pictures: Mapping[str, Tensor], epoch: int) -> None:
+        """What was drawn after so many epochs."""
+        if self._pictures is not None:
+            self._pictures.keep(pictures, epoch)
+
     def finish(self, *, must_be_saved: bool) -> None:
         """Wait for what is being written; raises `NotSaved` when the last save failed and `must_be_saved`."""
         if self._checkpointer is None or self._records is None:
@@ -149,6 +159,8 @@ class Saver:
                 raise NotSaved(f"the last state could not be saved: {error}") from error
         finally:
             self._records.close(RECORDS_LIMIT_S)
+            if self._pictures is not None:
+                self._pictures.close(RECORDS_LIMIT_S)
 
     def leave(self, limit_s: float) -> None:
         """Give an upload in flight, and the records, a moment before the process ends."""

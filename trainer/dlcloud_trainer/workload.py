@@ -1,100 +1,126 @@
-"""What a workload is: the few things the loop asks of it, and the parameters all of them share.
+"""What a workload is: the few things the loop asks of it.
 
-May import torch and pydantic. A workload is one file under workloads/ that defines, by these names, what `Workload`
+May import torch and parameters. A workload is one file under workloads/ that defines, by these names, what `Workload`
 lists; adding one is adding that file. The loop owns steps, ranks, seeds, learning rate and checkpoints; a workload owns
-model, data, loss and measures.
+model, data, loss and measures. One with one model and one optimiser derives its task from `Supervised`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
 from torch import Tensor, nn
 
 from .assignment import StoreAddress
+from .checkpoint import Stateful
 from .data.splits import Splits
-from .errors import InvalidInput
+from .parameters import HasParameters, TrainingParameters
+from .sharding import mix, share
 
-WARM_UP = 0.05
 Batch = tuple[Tensor, ...]
+Measures = Mapping[str, Tensor]
+NOISE = 3  # what a seed is for; see loop
 
 
-class TrainingParameters(BaseModel):
-    """Parameters of every workload; a workload's own class adds to them. Descriptions end up in `dlcloud validate` and
-    the docs.
-    """
+@dataclass(frozen=True)
+class Part:
+    """A rank's part of one step's batch."""
 
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True, allow_inf_nan=False
-    )
+    batch: Batch
+    indices: Tensor  # of its samples in the training data, int64, on the batch's device
+    epoch: int  # the one it belongs to, from 0
+    weight: float  # of the sum of its samples' losses, so that the mean of the ranks' gradients is that of the batch
+    start: int  # position of its first sample in the batch of all ranks
+    total: int  # samples of all ranks
+    seed: int  # of what is drawn for the whole batch: the same on every rank
 
-    epochs: int = Field(10, ge=1, le=100_000, description="Passes over the training data.")
-    batch_size: int = Field(64, ge=1, le=65_536, description="Samples of one optimiser step, over all ranks together.")
-    learning_rate: float = Field(0.001, gt=0, le=10, description="Highest learning rate.")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="cosine: rises over the first 5 % of the training, then falls to 0; constant: stays."
-    )
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of weights, data order, dropout and augmentation.")
-    log_every_steps: int = Field(10, ge=1, le=1_000_000, description="Steps between two training records.")
+    def __len__(self) -> int:
+        return len(self.batch[0])
+
+    def noise(self, *shape: int, stream: int = 0) -> Tensor:
+        """Normal noise (samples, *shape) on the CPU: each sample of the batch has its own, however many ranks share it.
+        Another `stream`, other noise."""
+        generator = torch.Generator().manual_seed(mix(self.seed, NOISE, stream))
+        whole = torch.randn(self.total, *shape, generator=generator)
+        return whole[self.start : self.start + len(self)]
+
+    def replaced(self, *batch: Tensor) -> Part:
+        """The same samples as they are after some preparation."""
+        return replace(self, batch=batch)
+
+    def pieces(self, count: int) -> list[Part]:
+        """The same samples in at most `count` parts, one after another."""
+        ranges = [share(range(len(self)), count, index) for index in range(min(count, len(self)))]
+        return [
+            replace(
+                self,
+                batch=tuple(tensor[own.start : own.stop] for tensor in self.batch),
+                indices=self.indices[own.start : own.stop],
+                start=self.start + own.start,
+            )
+            for own in ranges
+        ]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training is: steps and samples behind it, the learning rate of the step to come."""
+
+    step: int
+    epoch: int
+    rate: float
+
+
+Wrap = Callable[[nn.Module], nn.Module]
 
 
 class Task(Protocol):
-    """A workload made ready for one training. Per-sample sums, never means: the loop divides by what all ranks saw."""
+    """A workload made ready for one training. Sums over samples, never means: who adds up knows how many there were."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    @property
+    def parts(self) -> Mapping[str, Stateful]:
+        """All a training needs to go on, by the names they have in a checkpoint: models, optimisers, averages."""
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Augment a training batch; torch's default generators are seeded by the loop for this step and rank."""
+    def begin_epoch(self, epoch: int) -> bool:
+        """`epoch` epochs are behind; whether the models must be wrapped anew, because other weights are trained now."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Sum of the samples' losses, a scalar to differentiate; `model` is `self.model`, on several ranks wrapped."""
+    def wrap(self, wrap: Wrap) -> None:
+        """Have backward average the gradients over all ranks: each model that is trained goes through `wrap`."""
 
-    def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """Sums over the samples by measure, scalars; among them `loss` and the workload's `BEST_BY`."""
+    def rehearse(self, part: Part) -> None:
+        """Each model's forward and backward once; gradients are dropped, and the loop restores the buffers."""
+
+    def update(self, part: Part, now: Moment) -> Tensor:
+        """One optimiser step; the weighted loss, detached. Torch's default generators are seeded by the loop for this
+        step and rank."""
+
+    def measure(self, batch: Batch) -> Measures:
+        """Sums over the samples, of any shape, by measure; among them `loss`."""
+
+    def describe(self, sums: Measures, count: int) -> dict[str, float]:
+        """From the sums over all samples to what is told, among it the workload's `BEST_BY`."""
+
+    def pictures(self, validation: Batch) -> Mapping[str, Tensor]:
+        """Pictures of what was learned, by name, uint8 (height, width) or (height, width, 3); asked on rank 0 after
+        each epoch."""
 
 
-class Workload(Protocol):
-    """The names a file under workloads/ defines."""
+class Workload(HasParameters, Protocol):
+    """The names a file under workloads/ defines, those of `HasParameters` among them."""
 
     DESCRIPTION: str
     DATA: tuple[str, ...]  # what its data.uri may begin with
-    BEST_BY: str  # the measure by which a checkpoint is the best; higher is better
+    BEST_BY: str  # the measure by which a checkpoint is the best
+    LOWER_IS_BETTER: bool
 
-    @property
-    def Parameters(self) -> type[TrainingParameters]: ...  # noqa: N802
-
-    def load_data(self, uri: str, store: StoreAddress) -> Splits[Any]:
+    def load_data(self, uri: str, store: StoreAddress, parameters: Any) -> Splits[Any]:
         """Train, validation and test; raises `InvalidInput` for what it cannot read."""
 
-    def make_task(self, parameters: Any, device: torch.device) -> Task:
-        """Model and optimiser with fresh weights from torch's default generator."""
+    def make_task(self, parameters: Any, data: Splits[Any], device: torch.device) -> Task:
+        """Models and optimisers with fresh weights from torch's default generator."""
 
 
-def parse_parameters(workload: Workload, given: Mapping[str, Any]) -> TrainingParameters:
-    """The workload's parameters; raises `InvalidInput` naming the first wrong one."""
-    try:
-        return workload.Parameters.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(to_camel(field) for field in workload.Parameters.model_fields))
-            raise InvalidInput(f"parameters.{name}: there is no such parameter; allowed are {known}") from None
-        problem = first["msg"][0].lower() + first["msg"][1:]
-        raise InvalidInput(f"parameters.{name}: {first['input']!r} is not allowed: {problem}") from None
-
-
-def learning_rate(parameters: TrainingParameters, done: float) -> float:
-    """The learning rate after a fraction of the training, 0 to 1: a pure function, so that there is no schedule to
-    save.
-    """
-    if parameters.schedule == "constant":
-        return parameters.learning_rate
-    rise = min(1.0, (done + 0.001) / WARM_UP)
-    return parameters.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+__all__ = ["Batch", "Measures", "Moment", "Part", "Task", "TrainingParameters", "Workload", "Wrap"]

@@ -100,6 +100,11 @@ def _workload(workload: Workload) -> str:
     for name, one in sorted(workload.parameters.items()):
         default = "" if one.default is None else f"`{_text(one.default)}`"
         lines.append(f"| `{name}` | {_cell(one.allowed)} | {default} | {_cell(one.description)} |")
+    for name, preset in sorted(workload.presets.items()):
+        settings = ", ".join(f"{key}: {_text(value)}" for key, value in sorted(preset.items()))
+        lines += ["", f"`preset: {name}` sets `{{{settings}}}`."]
+    for name, reason in sorted(workload.refused.items()):
+        lines += ["", f"There is no `{name}`: {reason}."]
     return "\n".join(lines)
 
 

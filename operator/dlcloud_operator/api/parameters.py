@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -59,12 +59,15 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Workload:
-    """A built-in workload; `data` lists what its data.uri may begin with."""
+    """A built-in workload; `data` lists what its data.uri may begin with, `presets` what each preset sets, `refused`
+    parameters of other workloads with the reason why it has none of the kind."""
 
     name: str
     description: str
     data: tuple[str, ...]
     parameters: Mapping[str, Parameter]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -89,7 +92,14 @@ def load_contract(file: Path = CONTRACT_FILE) -> Mapping[str, Workload]:
             )
             for key, one in entry["parameters"].items()
         }
-        workloads[name] = Workload(name, entry.get("description", ""), tuple(entry.get("data", ())), parameters)
+        workloads[name] = Workload(
+            name=name,
+            description=entry.get("description", ""),
+            data=tuple(entry.get("data", ())),
+            parameters=parameters,
+            presets=entry.get("presets", {}),
+            refused=entry.get("refused", {}),
+        )
     return workloads
 
 
@@ -108,11 +118,13 @@ def check_parameters(workload: str, given: Mapping[str, Any]) -> tuple[Problem, 
             f"{workload!r} is not a built-in workload{nearest(workload, contract)}; give one of {', '.join(contract)}"
         )
         return (Problem("spec.workload", text),)
-    known = contract[workload].parameters
+    known, refused = contract[workload].parameters, contract[workload].refused
     problems = []
     for name, value in given.items():
         path = path_text(("spec", "parameters", name))
-        if name not in known:
+        if name in refused:
+            problems.append(Problem(path, f"does not apply to {workload}: {refused[name]}; leave it out"))
+        elif name not in known:
             text = f"is not a parameter of {workload}{nearest(name, known)}; it has {', '.join(sorted(known))}"
             problems.append(Problem(path, text))
         elif fault := _fault(known[name], value):
@@ -130,10 +142,12 @@ def check_data(workload: str, uri: str) -> tuple[Problem, ...]:
 
 
 def fill_defaults(workload: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a workload, given or by default; `given` has passed `check_parameters`. Raises KeyError."""
-    known = load_contract()[workload].parameters
+    """All parameters of a workload: given, else of its preset, else by default; `given` has passed `check_parameters`.
+    Raises KeyError."""
+    entry = load_contract()[workload]
+    known = entry.parameters
     filled = {name: parameter.default for name, parameter in known.items()}
-    for name, value in given.items():
+    for name, value in {**entry.presets.get(given.get("preset", ""), {}), **given}.items():
         # 1e3 is a float in YAML, and an integer to whoever wrote it.
         filled[name] = int(value) if known[name].type == "integer" and value is not None else value
     return filled

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .base import MAX_NAME_LENGTH, parse_quantity
 from .problems import Problem
 from .status import Phase
-from .trainingjob import EncryptionType, TrainingJobSpec
+from .trainingjob import EncryptionType, Quantize, TrainingJobSpec
 
 MIN_MEMORY = "64Mi"
 _RESIZABLE = (Phase.QUEUED, Phase.SUSPENDED)
@@ -75,6 +75,28 @@ SPEC_RULES = (
         "!has(self.workload) || self.workload == '' || has(self.data)",
         lambda spec: not spec.workload or spec.data is not None,
         "a workload needs data; give data.uri: s3://bucket/prefix, file:///path or builtin://digits",
+    ),
+    Rule(
+        "spec.export",
+        ("export", "workload"),
+        "!has(self.export) || (has(self.workload) && self.workload != '')",
+        lambda spec: spec.export is None or bool(spec.workload),
+        "only a built-in workload is exported; a script writes its own model, leave export out",
+    ),
+    Rule(
+        "spec.export",
+        ("export", "checkpoint"),
+        "!has(self.export) || has(self.checkpoint)",
+        lambda spec: spec.export is None or spec.checkpoint is not None,
+        "the model is written below the job's prefix; give checkpoint.uri: s3://bucket/prefix or file:///path",
+    ),
+    Rule(
+        "spec.export.quantize",
+        ("export",),
+        "!has(self.export) || !has(self.export.onnx) || self.export.onnx || !has(self.export.quantize)"
+        " || self.export.quantize == 'none'",
+        lambda spec: spec.export is None or spec.export.onnx or spec.export.quantize is Quantize.NONE,
+        "what is quantised is the ONNX file; give onnx: true, or quantize: none",
     ),
     Rule(
         "spec.workers.cpu",
@@ -173,6 +195,12 @@ CHANGE_RULES = (
         "(has(self.parameters) ? dyn(self.parameters) : dyn({}))"
         " == (has(oldSelf.parameters) ? dyn(oldSelf.parameters) : dyn({}))",
         lambda a, b, _: a.parameters == b.parameters,
+        _NEW_JOB_RESUMED,
+    ),
+    ChangeRule(
+        "spec.export",
+        "has(self.export) == has(oldSelf.export) && (!has(self.export) || self.export == oldSelf.export)",
+        lambda a, b, _: a.export == b.export,
         _NEW_JOB_RESUMED,
     ),
     ChangeRule("spec.data.uri", _same_text("data", "uri"), lambda a, b, _: a.data == b.data, _NEW_JOB),

@@ -91,6 +91,60 @@ class Checkpoint(ApiModel):
     )
 
 
+class Prune(ApiModel):
+    """Weights that are removed after the last epoch, and the training that mends what that costs."""
+
+    fraction: float = Field(
+        ge=0.01, le=0.99, description="Part of the weights, or of the channels, that is removed: 0.01 to 0.99."
+    )
+    structured: bool = Field(
+        False,
+        description="true: whole channels, the model gets smaller and faster; false: single weights become 0, it only "
+        "packs better.",
+    )
+    epochs: int = Field(2, ge=1, le=100_000, description="Epochs of fine-tuning, after parameters.epochs.")
+
+
+class Distill(ApiModel):
+    """A teacher: the model learns its scores beside the labels."""
+
+    teacher: str = Field(
+        pattern=STORE_URI_PATTERN,
+        max_length=1024,
+        description="Prefix of another job's checkpoints, or one manifest: a classifier of the same classes.",
+    )
+    temperature: float = Field(
+        4.0,
+        ge=0.1,
+        le=100,
+        description="0.1 to 100: both models' scores are divided by it; more shows what is less likely.",
+    )
+    weight: float = Field(
+        0.7, ge=0, le=1, description="0 to 1: of the teacher in the loss; the labels have the rest."
+    )
+
+
+class Quantize(StrEnum):
+    """How the exported model is made smaller."""
+
+    NONE = "none"
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+
+
+class Export(ApiModel):
+    """What is made of the trained model for use elsewhere; see docs/export.md."""
+
+    onnx: bool = Field(True, description="Write an ONNX file below export/, beside weights and model card.")
+    quantize: Quantize = Field(
+        Quantize.NONE,
+        description="A second ONNX file in int8. static: for convolutions, calibrated on training samples; dynamic: "
+        "weights alone, for LSTM and dense layers.",
+    )
+    prune: Prune | None = Field(None, description="Remove weights after the last epoch.")
+    distill: Distill | None = Field(None, description="Learn from a teacher.")
+
+
 class EncryptionType(StrEnum):
     """Who has the key a server encrypts objects with."""
 
@@ -195,6 +249,7 @@ class TrainingJobSpec(ApiModel):
         max_length=1024,
         description="Prefix of another job's checkpoints, or one manifest, to begin from.",
     )
+    export: Export | None = Field(None, description="Hand the trained model over as ONNX; compress it before.")
     object_store: ObjectStore = ObjectStore()
     restart: Restart = Restart()
     limits: Limits = Limits()

@@ -86,6 +86,7 @@ def _settings(job: JobView, spec: TrainingJobSpec) -> dict[str, Any]:
             "keepBest": saved.keep_best,
         },
         "resumeFrom": spec.resume_from,
+        "export": None if spec.export is None else spec.export.model_dump(mode="json", by_alias=True),
         "objectStore": _store(spec.object_store),
     }
 

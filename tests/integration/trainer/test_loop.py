@@ -126,7 +126,8 @@ def test_validation_and_test_measures_do_not_depend_on_the_number_of_ranks(
         assert codes(ranks) == [0] * world_size
         measures.append(ranks[0].events("progress")[-1]["metrics"])
     assert measures[0] == pytest.approx(measures[1])
-    assert measures[0].keys() == {"testAccuracy", "testLoss", "validationAccuracy", "validationLoss"}
+    parts, named = ("test", "validation"), ("Accuracy", "F1", "Loss", "Recall")
+    assert measures[0].keys() == {part + name for part in parts for name in named}
 
 
 def test_more_ranks_than_samples_in_the_last_batch_train_the_same_number_of_samples(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlcloud_operator.api import InvalidManifest, Phase, TrainingJob, TrainingJobSpec
+from dlcloud_operator.api.parameters import load_contract
 from dlcloud_operator.api.rules import check_change
 from dlcloud_operator.api.validation import parse_job, parse_spec
 
@@ -144,7 +145,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         (
             {"workload": "cn"},
             "spec.workload",
-            "'cn' is not a built-in workload (did you mean cnn?); give one of cnn",
+            f"'cn' is not a built-in workload (did you mean cnn?); give one of {', '.join(load_contract())}",
         ),
     ],
 )

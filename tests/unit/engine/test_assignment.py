@@ -68,7 +68,7 @@ def test_the_settings_carry_the_defaults_and_the_jobs_own_prefix() -> None:
         "checkpoint": {
             "uri": "s3://checkpoints/default/mnist/job-uid/", "everySeconds": 7, "keepLast": 3, "keepBest": 1
         },
-        "resumeFrom": "",
+        "resumeFrom": "", "export": None,
         "objectStore": {"endpoint": "http://127.0.0.1:8333", "region": "us-east-1", "encryption": None},
     }  # fmt: skip
     assert told["job"]["parameters"]["epochs"] == 2

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcloud_trainer.assignment import StoreAddress
-from dlcloud_trainer.data import DIGITS_URI, digits, load_digit_images
+from dlcloud_trainer.data import DIGITS_URI, digits, load_grey_images
 from dlcloud_trainer.data.splits import split_off
 from dlcloud_trainer.errors import InvalidInput
+from dlcloud_trainer.parameters import TrainingParameters
 
 HERE = StoreAddress()
+PARAMETERS = TrainingParameters()
 
 
 def write(folder: Path, name: str, labels: list[int], *, images: int | None = None, pack: bool = False) -> None:
@@ -32,7 +34,7 @@ def write(folder: Path, name: str, labels: list[int], *, images: int | None = No
 def test_the_digits_are_split_into_three_parts_of_their_sizes() -> None:
     parts = digits.load_digits()
     assert [len(part.labels) for part in (parts.train, parts.validation, parts.test)] == [1258, 180, 359]
-    assert parts.train.images.shape == (1258, 28, 28)
+    assert parts.train.images.shape == (1258, 1, 28, 28)
     assert (parts.train.images.dtype, parts.train.labels.dtype) == (torch.uint8, torch.int64)
 
 
@@ -92,7 +94,7 @@ def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
 def test_mnist_is_found_under_each_of_its_usual_names(tmp_path: Path, form: str, pack: bool) -> None:
     write(tmp_path, f"train-{form}", [i % 10 for i in range(120)], pack=pack)
     write(tmp_path, f"t10k-{form}", list(range(10)), pack=pack)
-    parts = load_digit_images(f"file://{tmp_path}", HERE)
+    parts = load_grey_images(f"file://{tmp_path}", HERE, PARAMETERS)
     assert [len(part.labels) for part in (parts.train, parts.validation, parts.test)] == [110, 10, 10]
     assert sorted(parts.validation.labels.tolist()) == list(range(10))
 
@@ -100,21 +102,21 @@ def test_mnist_is_found_under_each_of_its_usual_names(tmp_path: Path, form: str,
 def test_a_missing_file_is_named_with_the_names_it_may_have(tmp_path: Path) -> None:
     write(tmp_path, "train-{}-idx{}-ubyte", [1, 2])
     with pytest.raises(InvalidInput, match=r"t10k-images-idx3-ubyte, .*t10k-images\.idx3-ubyte\.gz"):
-        load_digit_images(f"file://{tmp_path}", HERE)
+        load_grey_images(f"file://{tmp_path}", HERE, PARAMETERS)
 
 
 def test_labels_that_do_not_match_their_images_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "train-{}-idx{}-ubyte", [1, 2, 3], images=4)
     write(tmp_path, "t10k-{}-idx{}-ubyte", [1])
     with pytest.raises(InvalidInput, match="3 labels for the 4 images"):
-        load_digit_images(f"file://{tmp_path}", HERE)
+        load_grey_images(f"file://{tmp_path}", HERE, PARAMETERS)
 
 
 @pytest.mark.parametrize("uri", ["", "mnist", "http://host/mnist", "builtin://letters"])
 def test_an_address_of_another_kind_is_refused_with_the_allowed_ones(uri: str) -> None:
     with pytest.raises(InvalidInput, match="builtin://digits"):
-        load_digit_images(uri, HERE)
+        load_grey_images(uri, HERE, PARAMETERS)
 
 
 def test_the_builtin_digits_need_no_store() -> None:
-    assert load_digit_images(DIGITS_URI, StoreAddress("http://127.0.0.1:1")) is digits.load_digits()
+    assert load_grey_images(DIGITS_URI, StoreAddress("http://127.0.0.1:1"), PARAMETERS) is digits.load_digits()

@@ -12,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlcloud_trainer.assignment import Place
+from dlcloud_trainer.augmentation import distort
 from dlcloud_trainer.contract import contract, contract_text, main
+from dlcloud_trainer.data.digits import load_digits
+from dlcloud_trainer.data.splits import GREY
 from dlcloud_trainer.errors import InvalidInput
-from dlcloud_trainer.loop import Feed
+from dlcloud_trainer.feed import Feed
+from dlcloud_trainer.parameters import parse_parameters
+from dlcloud_trainer.schedules import learning_rate
 from dlcloud_trainer.sharding import Schedule
-from dlcloud_trainer.workload import learning_rate, parse_parameters
+from dlcloud_trainer.workload import Part
 from dlcloud_trainer.workloads import cnn, find_workload, workload_names
 
 CONTRACT_FILE = Path(__file__).parents[3] / "operator/dlcloud_operator/api/parameters.json"
@@ -63,12 +68,12 @@ def test_an_unknown_workload_is_refused_with_the_names_there_are() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"epoch": 3}, "parameters.epoch: there is no such parameter; allowed are architecture, "),
+        ({"epoch": 3}, "parameters.epoch: there is no such parameter; allowed are accumulate, architecture, "),
         ({"epochs": 0}, "parameters.epochs: 0 is not allowed"),
         ({"epochs": "3"}, "parameters.epochs: '3' is not allowed"),
         ({"batchSize": 1.5}, "parameters.batchSize: 1.5 is not allowed"),
         ({"learningRate": float("nan")}, "parameters.learningRate: nan is not allowed"),
-        ({"architecture": "conv9"}, "'conv32-64' or 'conv8'"),
+        ({"architecture": "conv9"}, "'conv32-64', 'conv8', 'small' or 'deep'"),
         ({"augment": 1}, "parameters.augment: 1 is not allowed"),
     ],
 )
@@ -95,17 +100,29 @@ def test_a_constant_schedule_stays() -> None:
     assert {learning_rate(parameters, done / 10) for done in range(11)} == {0.5}
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("conv32-64", 1_199_882), ("conv8", 13_610)])
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("conv32-64", 1_199_882), ("conv8", 13_610), ("small", 14_786), ("deep", 288_170)]
+)
 def test_the_architectures_have_the_parameters_they_are_known_for(architecture: Any, size: int) -> None:
-    task = cnn.make_task(cnn.Parameters(architecture=architecture), CPU)
+    task = make(cnn.Parameters(architecture=architecture))
     assert sum(parameter.numel() for parameter in task.model.parameters()) == size
-    inputs, _ = task.prepare(samples(4))
-    assert task.model(inputs).shape == (4, 10)
+    assert task.model(task.prepare(part(samples(4))).batch[0]).shape == (4, 10)
+
+
+def make(parameters: cnn.Parameters) -> cnn.Cnn:
+    """The task for 28x28 digits."""
+    return cnn.make_task(parameters, load_digits(), CPU)
+
+
+def part(batch: tuple[torch.Tensor, torch.Tensor]) -> Part:
+    """A batch of one rank alone."""
+    size = len(batch[0])
+    return Feed(batch, 0, Schedule(size, size, 1), Place(0, 0, 1)).part(0, 0)
 
 
 def samples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
     return images, torch.arange(count) % 10
 
 
@@ -113,7 +130,7 @@ def test_a_distorted_image_keeps_its_ink_and_its_place_more_or_less() -> None:
     image = torch.zeros(200, 1, 28, 28)
     image[:, :, 12:16, 12:16] = 255
     torch.manual_seed(0)
-    distorted = cnn.distort(image)
+    distorted = distort(image)
     assert not torch.equal(distorted[0], distorted[1])
     ink = distorted.sum((1, 2, 3)) / image[0].sum()
     assert ink.min() > 0.6
@@ -123,36 +140,47 @@ def test_a_distorted_image_keeps_its_ink_and_its_place_more_or_less() -> None:
 
 
 def test_without_augmentation_a_batch_is_only_normalised() -> None:
-    task = cnn.make_task(cnn.Parameters(augment=False), CPU)
-    images, labels = samples(3)
-    inputs, same = task.prepare((images, labels))
-    assert torch.allclose(inputs.squeeze(1) * cnn.DEVIATION + cnn.MEAN, images.float(), atol=1e-3)
+    task = make(cnn.Parameters(augment=False))
+    own = part(samples(3))
+    images, labels = own.batch
+    inputs, same = task.prepare(own).batch
+    (mean,), (deviation,) = GREY
+    assert torch.allclose(inputs * deviation + mean, images.float(), atol=1e-3)
     assert torch.equal(labels, same)
 
 
 def test_measures_are_sums_that_add_up() -> None:
-    task = cnn.make_task(cnn.Parameters(architecture="conv8"), CPU)
+    task = make(cnn.Parameters(architecture="conv8"))
     images, labels = samples(30)
     task.model.eval()
     whole = task.measure((images, labels))
     halves = [task.measure((images[part], labels[part])) for part in (slice(0, 11), slice(11, 30))]
-    for name in ("loss", "accuracy"):
-        assert sum(half[name].item() for half in halves) == pytest.approx(whole[name].item(), rel=1e-5)
+    for name in ("loss", "confusion"):
+        assert torch.allclose(halves[0][name] + halves[1][name], whole[name], rtol=1e-5)
+
+
+def test_recall_and_f1_are_means_over_the_classes_there_are() -> None:
+    confusion = torch.zeros(10, 10, dtype=torch.float64)
+    confusion[0, 0], confusion[0, 1], confusion[1, 1] = 6, 2, 4
+    told = make(cnn.Parameters()).describe({"loss": torch.tensor(6.0), "confusion": confusion}, 12)
+    assert told == pytest.approx(
+        {"loss": 0.5, "accuracy": 10 / 12, "recall": (6 / 8 + 1) / 2, "f1": (12 / 14 + 8 / 10) / 2}
+    )
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 12), st.integers(1, 9))
 def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_the_batch(batch: int, world_size: int) -> None:
-    task = cnn.make_task(cnn.Parameters(architecture="conv8", augment=False), CPU)
-    part, schedule = samples(batch), Schedule(batch, batch, 1)
+    task = make(cnn.Parameters(architecture="conv8", augment=False))
+    batch_of_all, schedule = samples(batch), Schedule(batch, batch, 1)
 
     def gradients(places: list[Place]) -> torch.Tensor:
         total = torch.zeros(sum(p.numel() for p in task.model.parameters()))
         for place in places:
-            own, size, weight = Feed(part, 0, schedule, place).batch(0)
-            assert size == batch
+            own = Feed(batch_of_all, 0, schedule, place).part(0, 0)
+            assert own.total == batch
             task.optimizer.zero_grad()
-            (task.loss(task.model, task.prepare(own)) * weight).backward()
+            (task.loss(task.model, task.prepare(own)) * own.weight).backward()
             total += torch.cat([p.grad.flatten() for p in task.model.parameters()])  # type: ignore[union-attr]
         return total / len(places)
 

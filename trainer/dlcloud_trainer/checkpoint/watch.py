@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from ..objects import Data, Objects, StoreUnreachable, Take
+from ..objects import Data, Described, Objects, Pieces, StoreUnreachable, Take
 
 SILENT_S = 3.0  # with no answer for so long the store is asked whether it is there; a look takes 5 s at most
 
@@ -111,11 +111,17 @@ class Watched:
     def put(self, key: str, data: Data) -> str:
         return self._mind(lambda: self._objects.put(key, data))
 
+    def put_pieces(self, key: str, pieces: Pieces) -> str:
+        return self._mind(lambda: self._objects.put_pieces(key, pieces))
+
     def put_if_absent(self, key: str, data: Data) -> str:
         return self._mind(lambda: self._objects.put_if_absent(key, data))
 
     def put_if_match(self, key: str, data: Data, etag: str) -> str:
         return self._mind(lambda: self._objects.put_if_match(key, data, etag))
+
+    def describe(self, prefix: str = "") -> list[Described]:
+        return self._mind(lambda: self._objects.describe(prefix))
 
     def list(self, prefix: str = "") -> list[str]:
         return self._mind(lambda: self._objects.list(prefix))

@@ -99,12 +99,15 @@ def _read(base: Objects) -> str:
 def _try_data(data: Mapping[str, Any]) -> None:
     from ..assignment import StoreAddress
     from ..errors import InvalidInput
+    from ..parameters import parse_parameters
     from ..workloads import find_workload
 
     with timed() as seconds:
         try:
             address = StoreAddress(data.get("endpoint") or "", data.get("region") or "us-east-1", data.get("caFile"))
-            splits = find_workload(str(data["workload"])).load_data(str(data["uri"]), address)
+            workload = find_workload(str(data["workload"]))
+            parameters = parse_parameters(workload, data.get("parameters") or {})
+            splits = workload.load_data(str(data["uri"]), address, parameters)
             sizes = ", ".join(f"{len(getattr(splits, name)[0])} {name}" for name in ("train", "validation", "test"))
         except (InvalidInput, StoreUnusable, ObjectMissing) as error:
             tell(what="data.uri", step="read", ok=False, kind=type(error).__name__, message=str(error))

@@ -6,25 +6,26 @@ May import torch, numpy and objects. What cannot be read is refused by name, bef
 from __future__ import annotations
 
 from ..assignment import StoreAddress
-from ..errors import InvalidInput
-from ..objects import open_objects
+from ..parameters import TrainingParameters
 from .digits import load_digits
-from .mnist import load_mnist
+from .files import open_files
+from .images import load_images
 from .splits import Images, Splits
 
-__all__ = ["DIGITS_URI", "Images", "Splits", "load_digit_images"]
+__all__ = ["DIGITS_URI", "Images", "Splits", "load_colour_images", "load_grey_images"]
 
 DIGITS_URI = "builtin://digits"
 
 
-def load_digit_images(uri: str, store: StoreAddress) -> Splits[Images]:
-    """28x28 grey images of the ten digits; raises `InvalidInput` or, when the store cannot be read, `StoreUnusable`."""
+def load_grey_images(uri: str, store: StoreAddress, parameters: TrainingParameters) -> Splits[Images]:
+    """Grey images (n, 1, height, width): the package's digits, MNIST's files, Parquet or folders; raises
+    `InvalidInput` or, when the store cannot be read, `StoreUnusable`."""
     if uri == DIGITS_URI:
         return load_digits()
-    if not uri.startswith(("s3://", "file://")):
-        raise InvalidInput(
-            f"data.uri: {uri!r} is nothing this workload reads; give s3://bucket/prefix, file:///path or {DIGITS_URI}"
-        )
-    return load_mnist(
-        open_objects(uri, endpoint=store.endpoint, region=store.region, ca_file=store.ca_file, what="data.uri")
-    )
+    return load_images(open_files(uri, store, DIGITS_URI), 1, parameters.validation)
+
+
+def load_colour_images(uri: str, store: StoreAddress, parameters: TrainingParameters) -> Splits[Images]:
+    """Colour images (n, 3, height, width): CIFAR-10, Parquet or folders; raises `InvalidInput` or, when the store
+    cannot be read, `StoreUnusable`."""
+    return load_images(open_files(uri, store), 3, parameters.validation)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .splits import Images, Splits, split_off
+from .splits import DIGITS, GREY, Images, Splits, split_off
 
 FILE = Path(__file__).with_name("digits.npz")
 SIZE = 28
@@ -34,9 +34,10 @@ def load_digits() -> Splits[Images]:
     train, validation = (rest[part] for part in split_off(labels[rest], share, SPLIT_SEED))
 
     def part(indices: npt.NDArray[np.int64]) -> Images:
-        return Images(torch.from_numpy(images[indices]), torch.from_numpy(labels[indices].astype(np.int64)))
+        pixels = torch.from_numpy(images[indices]).unsqueeze(1)
+        return Images(pixels, torch.from_numpy(labels[indices].astype(np.int64)))
 
-    return Splits(part(train), part(validation), part(test))
+    return Splits(part(train), part(validation), part(test), DIGITS, GREY)
 
 
 def enlarge(images: npt.NDArray[np.uint8], size: int = SIZE) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 May import obstore and numpy. Importing it starts no thread and calls nothing of obstore: the zygote does it.
 """
 
-from .base import Data, Objects, Take, probe_conditional_writes, probe_rights
+from .base import Data, Described, Objects, Pieces, Take, probe_conditional_writes, probe_rights
 from .errors import (
     AccessDenied,
     AlreadyExists,
@@ -29,10 +29,12 @@ __all__ = [
     "ConditionalWritesMissing",
     "CredentialsMissing",
     "Data",
+    "Described",
     "EncryptionRefused",
     "NotAnObjectStore",
     "ObjectMissing",
     "Objects",
+    "Pieces",
     "PreconditionFailed",
     "StoreFull",
     "StoreReadOnly",

@@ -6,14 +6,25 @@ May import errors only. Keys are relative to the store's prefix, with `/` betwee
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import AlreadyExists, ConditionalWritesMissing, PreconditionFailed, StoreUnusable
 
 Data = bytes | bytearray | memoryview
 Take = Callable[[int, memoryview], None]
+Pieces = Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class Described:
+    """An object as it is listed; `etag` is its version as `put_pieces` returns it, empty where the store names none."""
+
+    key: str
+    size_bytes: int
+    etag: str
 
 
 class Objects(Protocol):
@@ -36,11 +47,18 @@ class Objects(Protocol):
     def put(self, key: str, data: Data) -> str:
         """Write in one atomic request, whatever is there; returns the etag."""
 
+    def put_pieces(self, key: str, pieces: Pieces) -> str:
+        """Write a large object in several requests, whatever is there; it shows when all of it is written. `pieces` is
+        called again where the writing is begun again. Returns the etag."""
+
     def put_if_absent(self, key: str, data: Data) -> str:
         """Write only a new object; returns the etag, raises `AlreadyExists`."""
 
     def put_if_match(self, key: str, data: Data, etag: str) -> str:
         """Replace only this version; returns the new etag, raises `PreconditionFailed`."""
+
+    def describe(self, prefix: str = "") -> list[Described]:
+        """The objects below the folder `prefix`, by their keys."""
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys below the folder `prefix`, sorted."""

@@ -13,13 +13,13 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from .base import Data, Take
+from .base import Data, Described, Pieces, Take
 from .errors import (
     AccessDenied,
     AlreadyExists,
@@ -78,6 +78,9 @@ class FileObjects:
     def put(self, key: str, data: Data) -> str:
         return self._write(key, data, lambda path: None, locked=False)
 
+    def put_pieces(self, key: str, pieces: Pieces) -> str:
+        return self._write(key, pieces(), lambda path: None, locked=False)
+
     def put_if_absent(self, key: str, data: Data) -> str:
         def absent(path: Path) -> None:
             if path.exists():
@@ -93,16 +96,27 @@ class FileObjects:
 
         return self._write(key, data, matches, locked=True)
 
-    def list(self, prefix: str = "") -> list[str]:
-        def walk(top: Path) -> list[str]:
-            return sorted(
-                str((Path(folder) / name).relative_to(self._root))
-                for folder, _, names in os.walk(top)
-                for name in names
-                if not name.startswith(TEMPORARY) and name != LOCK_FILE
-            )
+    def describe(self, prefix: str = "") -> list[Described]:
+        def walk(top: Path) -> list[Described]:
+            found = []
+            for key in self._walk(top):
+                with suppress(FileNotFoundError):  # removed just now, or a link to nothing
+                    stat = (self._root / key).stat()
+                    found.append(Described(key, stat.st_size, _version(stat)))
+            return found
 
         return self._guard(prefix, walk)
+
+    def _walk(self, top: Path) -> list[str]:
+        return sorted(
+            str((Path(folder) / name).relative_to(self._root))
+            for folder, _, names in os.walk(top)
+            for name in names
+            if not name.startswith(TEMPORARY) and name != LOCK_FILE
+        )
+
+    def list(self, prefix: str = "") -> list[str]:
+        return self._guard(prefix, self._walk)
 
     def delete(self, key: str) -> None:
         def remove(path: Path) -> None:
@@ -118,13 +132,14 @@ class FileObjects:
         with suppress(ObjectMissing):
             self._guard(key, lambda path: path.stat())
 
-    def _write(self, key: str, data: Data, check: Callable[[Path], None], *, locked: bool) -> str:
+    def _write(self, key: str, data: Data | Iterable[bytes], check: Callable[[Path], None], *, locked: bool) -> str:
         def write(path: Path) -> str:
             temporary = self._temporary(path, data)
             try:
                 with self._lock() if locked else _unlocked():
                     check(path)
-                    etag = _etag(data, temporary.stat())
+                    stat = temporary.stat()
+                    etag = _etag(data, stat) if isinstance(data, Data) else _version(stat)
                     temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -137,7 +152,7 @@ class FileObjects:
         except ObjectMissing:
             raise StoreUnusable(f"{self._root / key} cannot be created; give a folder that can be written") from None
 
-    def _temporary(self, path: Path, data: Data) -> Path:
+    def _temporary(self, path: Path, data: Data | Iterable[bytes]) -> Path:
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         for attempt in range(FOLDER_TRIES):
             try:
@@ -150,9 +165,10 @@ class FileObjects:
                     raise
         try:
             with file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
+                for piece in (data,) if isinstance(data, Data) else data:
+                    view = memoryview(piece)
+                    while view:
+                        view = view[file.write(view) :]
                 os.fsync(file.fileno())
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -214,6 +230,10 @@ def _etag(data: Data, stat: os.stat_result) -> str:
     """By content where conditions are used, as on S3; large objects by their file, which costs nothing."""
     if len(data) <= HASHED_BYTES:
         return f'"{hashlib.blake2b(data, digest_size=16).hexdigest()}"'
+    return _version(stat)
+
+
+def _version(stat: os.stat_result) -> str:
     return f'"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}"'
 
 

@@ -1,4 +1,4 @@
-"""S3 through obstore: single requests only, never a multipart upload.
+"""S3 through obstore: single requests, but for `put_pieces`: a large file of a data set takes a multipart upload.
 
 May import obstore. Importing this module, or making an `S3Objects`, must start no thread and send nothing: the zygote
 imports it.
@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
-from .base import Data, Take
+from .base import Data, Described, Pieces, Take
 from .credentials import KeySource
 from .encryption import Encryption
 from .errors import AccessDenied, AlreadyExists, ObjectMissing, PreconditionFailed, StoreUnreachable, StoreUnusable
@@ -41,6 +42,7 @@ BULK_STALL_S = 20.0
 BULK_BYTES = 1 << 20
 CUT_S = 0.5  # an answer that breaks off does so sooner than a server is found to be away
 DENIED_PAUSES_S = (0.02, 0.1)  # before the second and the third try of a PUT that was denied
+PART_BYTES, PARTS = 16 << 20, 4  # of a large upload: each may take BULK_TIMEOUT_S, so many are under way
 PIECE_BYTES = 256 << 10  # larger ones cost a page fault for every 4 KiB, smaller ones the time of Python
 
 
@@ -115,18 +117,35 @@ class S3Objects:
         except (PreconditionError, ObjectMissing):
             raise PreconditionFailed(f"{self.uri(key)} is no longer version {etag}") from None
 
-    def list(self, prefix: str = "") -> list[str]:
-        def read(store: S3Store, path: str) -> list[str]:
-            return sorted(meta["path"] for page in obstore.list(store, path.rstrip("/")) for meta in page)
+    def put_pieces(self, key: str, pieces: Pieces) -> str:
+        def write(store: S3Store, path: str) -> str:
+            rest, head = iter(pieces()), bytearray()
+            while len(head) < PART_BYTES and (piece := next(rest, b"")):
+                head += piece
+            if len(head) < PART_BYTES:
+                return obstore.put(store, path, head, use_multipart=False)["e_tag"] or ""
+            whole = chain((bytes(head),), rest)
+            done = obstore.put(store, path, whole, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=PARTS)
+            return done["e_tag"] or ""
+
+        return self._call(key, write, traffic="upload")
+
+    def describe(self, prefix: str = "") -> list[Described]:
+        def read(store: S3Store, path: str) -> list[Described]:
+            pages = obstore.list(store, path.rstrip("/"))
+            found = ((meta["path"], meta["size"], meta["e_tag"] or "") for page in pages for meta in page)
+            return [Described(path[len(self._prefix) :], size, etag) for path, size, etag in sorted(found)]
 
         began = time.monotonic()
         try:
-            found = self._call(prefix, read)
+            return self._call(prefix, read)
         except StoreUnreachable:
             if time.monotonic() - began > CUT_S:
                 raise
-            found = self._call(prefix, read)  # the client itself reads on where an object breaks off, but no list
-        return [path[len(self._prefix) :] for path in found]
+            return self._call(prefix, read)  # the client itself reads on where an object breaks off, but no list
+
+    def list(self, prefix: str = "") -> list[str]:
+        return [found.key for found in self.describe(prefix)]
 
     def look(self, key: str) -> None:
         with suppress(ObjectMissing):

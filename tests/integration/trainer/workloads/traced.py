@@ -15,11 +15,16 @@ from torch.nn import functional
 
 from dlcloud_trainer.assignment import StoreAddress
 from dlcloud_trainer.data.splits import Splits
-from dlcloud_trainer.workload import Batch, TrainingParameters
+from dlcloud_trainer.parameters import TrainingParameters
+from dlcloud_trainer.supervised import Supervised
+from dlcloud_trainer.workload import Batch, Measures, Part
 
 DESCRIPTION = "Writes down which samples it is trained on."
 DATA = ("builtin://traced",)
 BEST_BY = "accuracy"
+LOWER_IS_BETTER = False
+PRESETS: dict[str, dict[str, Any]] = {}
+REFUSED: dict[str, str] = {}
 Parameters = TrainingParameters
 SAMPLES, HELD_OUT, FEATURES = 110, 30, 12
 
@@ -37,10 +42,9 @@ class Numbers(nn.Module):
         return self.last(self.dropout(self.norm(self.first(features))))
 
 
-class Traced:
-    def __init__(self, parameters: TrainingParameters) -> None:
-        self.model: nn.Module = Numbers()
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.model.parameters(), lr=parameters.learning_rate)
+class Traced(Supervised):
+    def __init__(self, parameters: TrainingParameters, device: torch.device) -> None:
+        super().__init__(Numbers(), parameters, device)
         self._prepared: list[int] = []
         # Only what is stepped on counts: the loop's rehearsal prepares a batch, too.
         self.optimizer.register_step_post_hook(lambda *_: self._write())
@@ -49,22 +53,22 @@ class Traced:
         with (Path(os.environ["TRACE_DIR"]) / f"{os.environ['RANK']}-{os.getpid()}").open("a") as file:
             file.write(" ".join(map(str, self._prepared)) + "\n")
 
-    def prepare(self, batch: Batch) -> Batch:
-        self._prepared = batch[0].tolist()
-        return batch
+    def prepare(self, part: Part) -> Part:
+        self._prepared = part.batch[0].tolist()
+        return part
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+    def loss(self, model: nn.Module, part: Part) -> Tensor:
+        return functional.cross_entropy(model(part.batch[0]), part.batch[1], reduction="sum")
 
-    def measure(self, batch: Batch) -> dict[str, Tensor]:
-        scores = self.model(batch[0])
+    def measure(self, batch: Batch) -> Measures:
+        scores = self.judged(batch[0])
         return {
             "loss": functional.cross_entropy(scores, batch[1], reduction="sum"),
             "accuracy": (scores.argmax(1) == batch[1]).sum(),
         }
 
 
-def load_data(uri: str, store: StoreAddress) -> Splits[Any]:
+def load_data(uri: str, store: StoreAddress, parameters: TrainingParameters) -> Splits[Any]:
     def part(start: int, count: int) -> tuple[Tensor, Tensor]:
         numbers = torch.arange(start, start + count)
         return numbers, numbers % 3
@@ -72,5 +76,5 @@ def load_data(uri: str, store: StoreAddress) -> Splits[Any]:
     return Splits(part(0, SAMPLES), part(1000, HELD_OUT), part(2000, HELD_OUT))
 
 
-def make_task(parameters: TrainingParameters, device: torch.device) -> Traced:
-    return Traced(parameters)
+def make_task(parameters: TrainingParameters, data: Splits[Any], device: torch.device) -> Traced:
+    return Traced(parameters, device)

@@ -1,0 +1,107 @@
+"""Locks and room of the cache: who may touch an entry, and which go when there are too many.
+
+May import the standard library only. Removes only entries whose lock it holds; one that is read or written stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+DATA, SUM, PART, LOCK = ".data", ".json", ".part", ".lock"
+ROOM = "room"  # no entry's key: these are hexadecimal
+
+
+class Busy(Exception):
+    """Somebody else holds the lock."""
+
+
+@contextmanager
+def held(folder: Path, key: str, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """An entry's lock; without `wait` raises `Busy`. Ends with its holder, whatever ends that."""
+    path = folder / f"{key}{LOCK}"
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, how)
+            except BlockingIOError:
+                raise Busy from None
+            # Whoever removed the entry removed its lock as well: then this is a lock on nothing.
+            if _is_at(file.fileno(), path):
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def make_room(folder: Path, limit_bytes: int, part: Path, size_bytes: int) -> str:
+    """Reserve a file of that size, for which those used longest ago go; why not, or nothing. Its lock is held by the
+    caller."""
+    with held(folder, ROOM):
+        part.unlink(missing_ok=True)
+        used = sum(_size(path) for path in folder.iterdir())
+        allowed = min(limit_bytes, (shutil.disk_usage(folder).free + used) // 2)
+        if size_bytes > allowed:
+            return f"a file has {size_bytes} bytes, and {allowed} are allowed there (at most half of what is free)"
+        for key in _by_age(folder):
+            if used + size_bytes <= allowed:
+                break
+            with suppress(Busy), held(folder, key, wait=False):
+                used -= _remove(folder, key)
+        if used + size_bytes > allowed:
+            return f"all of its {allowed} bytes are being read or written"
+        try:
+            with part.open("xb") as file:
+                _reserve(file.fileno(), size_bytes)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+    return ""
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    try:
+        if size_bytes:
+            os.posix_fallocate(descriptor, 0, size_bytes)  # a full disk is known before anything is fetched
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(descriptor, size_bytes)
+
+
+def _by_age(folder: Path) -> list[str]:
+    """Keys of all entries, also of what a killed writer left, the one used longest ago first."""
+    ages: dict[str, float] = {}
+    for path in folder.iterdir():
+        if path.suffix in (DATA, PART, SUM):
+            with suppress(FileNotFoundError):
+                ages[path.stem] = max(ages.get(path.stem, 0.0), path.stat().st_mtime)
+    return sorted(ages, key=lambda key: ages[key])
+
+
+def _remove(folder: Path, key: str) -> int:
+    """Its lock is held; the bytes that are free now."""
+    freed = 0
+    for ending in (SUM, DATA, PART, LOCK):
+        path = folder / f"{key}{ending}"
+        freed += _size(path)
+        path.unlink(missing_ok=True)
+    return freed
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.suffix in (DATA, PART, SUM) else 0
+    except FileNotFoundError:
+        return 0
