@@ -37,6 +37,15 @@ def load(engine: Engine, nodes: Sequence[str], images: Sequence[str], say: Calla
     say(f"loaded {', '.join(wanted)} into {', '.join(targets)}: {size_mb:.0f} MB in {time.monotonic() - started:.0f} s")
 
 
+def is_ready(engine: Engine, node: str) -> bool:
+    """Whether the node's containerd answers."""
+    try:
+        engine.run("exec", node, "ctr", "--namespace", NAMESPACE, "images", "ls", "-q", timeout_s=30)
+    except ClusterError:
+        return False
+    return True
+
+
 def image_id(engine: Engine, image: str) -> str:
     """Raises ClusterError where there is no such image."""
     try:

@@ -5,6 +5,8 @@ May import this package. A cluster counts as made when all of it is: what an int
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ Say = Callable[[str], None]
 WORKERS = 2
 GPUS = 2  # in each worker
 RESTART_S = 120.0
+EARLY_POLL_S = 0.5
 
 
 def make(name: str, workers: int | None, say: Say) -> None:
@@ -37,20 +40,57 @@ def make(name: str, workers: int | None, say: Say) -> None:
         count = workers or (made.workers if made is not None else WORKERS)
         fits = made is not None and (made.node_image, made.workers) == (wanted_node, count)
         is_new = not (fits and revive(engine, name, count, say))
+        begun, ended = threading.Event(), threading.Event()
         with ThreadPoolExecutor(1) as pool:  # its pods' images meanwhile
-            building = pool.submit(images.build, engine, say, offline=offline)
-            if is_new:
-                create(engine, name, count, offline, say)
+            building = pool.submit(build_and_load, engine, name, count, offline, begun, ended, say)
+            try:
+                if is_new:
+                    create(engine, name, count, offline, begun, say)
+            finally:
+                ended.set()
             built = building.result()
-        nodes = in_cluster_nodes(engine, name)
-        targets = [node for node in nodes if "control-plane" not in node]
-        loading.load(engine, targets, [built.operator, built.trainer, built.s3, built.prometheus], say)
+        targets = workers_of(engine, name)
+        loading.load(engine, targets, wanted(built), say)  # what was not loaded early
         give_gpus(name, targets)
         told = place.Made(way.OFFLINE if offline else way.STOCK, wanted_node, count, built)
         values.write_values(place.home(name), built)
         if told != made:
             place.write(name, told)
     say(f"cluster {name} is up, with {count} workers, after {time.monotonic() - started:.1f} s")
+
+
+def build_and_load(
+    engine: Engine,
+    name: str,
+    workers: int,
+    offline: bool,
+    begun: threading.Event,
+    ended: threading.Event,
+    say: Say,
+) -> images.Images:
+    """The images; in a cluster whose creation has `begun` and not `ended` they go into a worker as soon as its
+    containerd answers: half a minute is won. Raises ClusterError when they cannot be built."""
+    built = images.build(engine, say, offline=offline)
+    while not ended.wait(EARLY_POLL_S):
+        if not begun.is_set():
+            continue
+        # Nodes may go again: kind is asked once more when it has failed.
+        with contextlib.suppress(ClusterError):
+            targets = workers_of(engine, name)
+            if len(targets) == workers and all(loading.is_ready(engine, node) for node in targets):
+                loading.load(engine, targets, wanted(built), say)
+                break
+    return built
+
+
+def wanted(built: images.Images) -> list[str]:
+    """What the workers are to have."""
+    return [built.operator, built.trainer, built.s3, built.prometheus]
+
+
+def workers_of(engine: Engine, name: str) -> list[str]:
+    """The nodes that take pods."""
+    return [node for node in in_cluster_nodes(engine, name) if "control-plane" not in node]
 
 
 def ready_engine(say: Say) -> Engine:
@@ -85,8 +125,9 @@ def revive(engine: Engine, name: str, workers: int, say: Say) -> bool:
     return True
 
 
-def create(engine: Engine, name: str, workers: int, offline: bool, say: Say) -> None:
-    """Delete what is there of the cluster, and create it. Raises ClusterError."""
+def create(engine: Engine, name: str, workers: int, offline: bool, begun: threading.Event, say: Say) -> None:
+    """Delete what is there of the cluster, and create it: its nodes are new ones once it has `begun`. Raises
+    ClusterError."""
     place.forget(name)
     if in_cluster_nodes(engine, name):
         say(f"deleting what is there of cluster {name}")
@@ -96,6 +137,7 @@ def create(engine: Engine, name: str, workers: int, offline: bool, say: Say) -> 
     place.claim(name)
     started = time.monotonic()
     say(f"creating cluster {name}: one control plane, {workers} workers")
+    begun.set()
     config, kubeconfig = kind.configuration(offline=offline, workers=workers), place.kubeconfig_of(name)
     try:
         kind.create(engine, name, config, image, kubeconfig)
