@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from . import completing
-from .commands import checkpoints, doctor, jobs, logs, plot, run, top
+from .commands import checkpoints, data, doctor, export, jobs, logs, plot, run, top
 from .exits import EXIT_BROKEN_PIPE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
 from .jobs.errors import JobNotFound, JobsError, Unreachable
 from .output import silence
@@ -71,7 +71,7 @@ def _common(
     """Options before the command."""
 
 
-for _module in (run, jobs, logs, top, plot, checkpoints, doctor):
+for _module in (run, jobs, logs, top, plot, checkpoints, data, export, doctor):
     _module.register(app)
 
 

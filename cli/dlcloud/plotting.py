@@ -10,17 +10,21 @@ import csv
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from .confusion import KEY as CONFUSION
+from .confusion import read_confusion, read_drawn
+from .confusion import table as confusion_table
+from .confusion import write as write_confusion
 from .curve import Axis, Curve, make_curve
 from .exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from .history import DEFAULT_METRICS, read_head
 from .home import short
 from .jobs.errors import Unreachable
 from .metrics import Metric, Record, find_metric, merge, metrics_of, read_records
-from .objects import StoreError
+from .objects import Reader, StoreError
 from .output import Output
 from .place import Place
 from .target import Target, open_target
@@ -40,6 +44,7 @@ class PlotOptions:
     axis: Axis = Axis.STEP
     width: int | None = None
     height: int | None = None
+    confusion: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Measured:
     name: str
     records: list[Record]
     checkpoints: list[int]
+    drawn: list[str] = field(default_factory=list)  # a line about each kind of picture on the store
 
 
 def plot_command(options: PlotOptions, place: Place, out: Output, err: Output) -> int:
@@ -57,6 +63,8 @@ def plot_command(options: PlotOptions, place: Place, out: Output, err: Output) -
     if problem:
         err.line(problem)
         return EXIT_USAGE
+    if options.confusion:
+        return _confusion(options, place, out, err)
     found = []
     for text in dict.fromkeys(options.jobs):
         with open_target(text, place) as target:
@@ -83,6 +91,9 @@ def plot_command(options: PlotOptions, place: Place, out: Output, err: Output) -
         return EXIT_FAILED
     if options.out is None:
         _show(drawn, options, out)
+        for measured in found:
+            for line in measured.drawn:
+                out.line(line)
         return EXIT_OK
     return _write(drawn, found, chosen, options, options.out.expanduser(), out, err)
 
@@ -93,9 +104,52 @@ def read_measured(target: Target) -> Measured:
     try:
         records = read_records(reader)
         kept = [entry.step for entry in read_head(reader) or []] if records else []
+        drawn = _drawn(target, reader) if records else []
     except StoreError as error:
         raise Unreachable(str(error)) from None
-    return Measured(target.name, records, sorted(kept))
+    return Measured(target.name, records, sorted(kept), drawn)
+
+
+def _drawn(target: Target, reader: Reader) -> list[str]:
+    """What else there is to look at."""
+    lines = [
+        f"{target.name}: {one.name}, epochs {one.epochs[0]} to {one.epochs[-1]}: {target.prefix}{one.last}"
+        for one in read_drawn(reader)
+    ]
+    if any(info.key == CONFUSION for info in reader.list(CONFUSION)):
+        lines.append(f"{target.name}: the confusion matrix of its test: dlcloud plot {target.label} --confusion")
+    return lines
+
+
+def _confusion(options: PlotOptions, place: Place, out: Output, err: Output) -> int:
+    """The table of each job, or one job's as a file."""
+    if options.out is not None and len(set(options.jobs)) > 1:
+        err.line("--confusion: a file holds one job's; name one job, or leave --out")
+        return EXIT_USAGE
+    code = EXIT_FAILED
+    for text in dict.fromkeys(options.jobs):
+        with open_target(text, place) as target:
+            try:
+                table = read_confusion(target.reader())
+            except StoreError as error:
+                raise Unreachable(str(error)) from None
+            if table is None:
+                err.line(f"{target.name}: has no confusion matrix: a classifier writes one at its end")
+                continue
+            code = EXIT_OK
+            if options.out is None:
+                out.line(f"{target.name}: test set, step {table.step}")
+                for line in confusion_table(table):
+                    out.line(line)
+                continue
+            path = options.out.expanduser()
+            try:
+                write_confusion(table, path, f"{target.name}: test set, step {table.step}")
+            except OSError as error:
+                err.line(f"{path}: {error.strerror or error}; give another --out")
+                return EXIT_FAILED
+            out.line(short(path.absolute()))
+    return code
 
 
 def _problem(options: PlotOptions) -> str:

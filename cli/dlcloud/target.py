@@ -50,7 +50,7 @@ def open_target(text: str, place: Place) -> Iterator[Target]:
     """The target that `text` names, while the context lasts. Raises JobsError."""
     if "://" in text:
         prefix = uri_prefix(text)
-        with _uri_access(prefix, place.endpoint) as access:
+        with uri_access(prefix, place.endpoint) as access:
             yield Target(text, prefix, access)
         return
     source = place.open()
@@ -78,7 +78,7 @@ def own_access(endpoint: str) -> Access:
 
 
 @contextlib.contextmanager
-def _uri_access(prefix: str, endpoint: str) -> Iterator[Access | None]:
+def uri_access(prefix: str, endpoint: str) -> Iterator[Access | None]:
     """As for `run`: the server of --endpoint or $AWS_ENDPOINT_URL, else the one of local runs."""
     endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL", "")
     if prefix.startswith("file:"):

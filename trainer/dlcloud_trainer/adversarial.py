@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .averaging import Average
 from .checkpoint import Stateful
+from .export.exported import Change, Exported, Unit, Values, from_noise
 from .parameters import TrainingParameters
 from .supervised import make_optimizer
 from .workload import Wrap
@@ -26,6 +27,8 @@ class Adversarial:
     """Every backward goes through the one wrapped network whose gradients it makes, which averages them over the ranks.
     What a network learns of the other's output comes by `advice`, which leaves no gradient in the other's weights.
     """
+
+    _noise: Tensor  # (n, noise): what the workload draws from when it measures
 
     def __init__(
         self,
@@ -59,6 +62,26 @@ class Adversarial:
         parts: dict[str, Stateful] = dict(self.models.items())
         parts |= {f"{name}-optimizer": optimizer for name, optimizer in self.optimizers.items()}
         return parts if self.average is None else {**parts, "generator-average": self.average.model}
+
+    @property
+    def refused_exports(self) -> Mapping[str, str]:
+        """See `HandsOver`."""
+        return {
+            "quantize: static": "the generator draws from noise, there are no samples to measure its ranges on",
+            "prune": "two networks learn against each other, and a generator that is cut loses",
+            "distill": "it has no scores that a teacher could give",
+        }
+
+    def exported(self, data: Any, change: Change) -> Exported:
+        """The generator alone: noise to images; see `HandsOver`. It draws from `_noise`, pixels of -1 to 1."""
+        model = change(self.judged)
+        about = f"standard normal noise, (n, {self._noise.shape[1]})"
+
+        def reference(values: Values) -> Tensor:
+            images: Tensor = self.judged(values[0].to(self.device))
+            return (images + 1) / 2
+
+        return from_noise(nn.Sequential(model, Unit()), model, self._noise, "noise", about, reference)
 
     def begin_epoch(self, epoch: int) -> bool:
         """Nothing changes."""

@@ -43,9 +43,16 @@ class Group:
     """The ranks that train together; one rank alone needs no process group, and has none."""
 
     def __init__(
-        self, place: Place, device: torch.device, store: Store | None = None, lifeline: Lifeline | None = None
+        self,
+        place: Place,
+        device: torch.device,
+        store: Store | None = None,
+        lifeline: Lifeline | None = None,
+        processes: dist.ProcessGroup | None = None,
     ) -> None:
+        """`processes`: a group for these collectives alone; by default torch's own."""
         self.rank, self.world_size, self._device = place.rank, place.world_size, device
+        self._processes = processes
         self._store = store  # rank 0's holds the server: it lives as long as the group
         self._lifeline = lifeline
 
@@ -57,8 +64,12 @@ class Group:
     def sum(self, values: Tensor) -> Tensor:
         """The values (on the CPU) added up over all ranks, in place."""
         if not self.alone:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self._processes)
         return values
+
+    def sum_later(self, values: Tensor) -> dist.Work | None:
+        """The same in the background; None when there is nothing to wait for."""
+        return None if self.alone else dist.all_reduce(values, group=self._processes, async_op=True)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -77,11 +88,11 @@ class Group:
             return restored is not None
         header = b"" if restored is None else restored.header()
         size = torch.tensor([len(header)])
-        dist.broadcast(size, 0)
+        dist.broadcast(size, 0, group=self._processes)
         if size.item() == 0:
             return False
         text = torch.frombuffer(bytearray(header or int(size.item())), dtype=torch.uint8)
-        dist.broadcast(text, 0)
+        dist.broadcast(text, 0, group=self._processes)
         target = Target(parts)
         if restored is None:
             restored = Restored.announced(text.numpy().tobytes(), target.place)
@@ -91,7 +102,7 @@ class Group:
             piece = buffer[: row.size_bytes - start]
             if self.rank == 0:
                 row.gather(start, piece)
-            dist.broadcast(piece, 0)
+            dist.broadcast(piece, 0, group=self._processes)
             if self.rank != 0:
                 row.scatter(start, piece)
         if self.rank != 0:
@@ -103,16 +114,16 @@ class Group:
         if self.alone:
             return data
         size = torch.tensor([len(data)])
-        dist.broadcast(size, 0)
+        dist.broadcast(size, 0, group=self._processes)
         text = torch.frombuffer(bytearray(data if self.rank == 0 else int(size.item())), dtype=torch.uint8)
-        dist.broadcast(text, 0)
+        dist.broadcast(text, 0, group=self._processes)
         return text.numpy().tobytes()
 
     def hand_out(self, model: nn.Module) -> None:
         """Rank 0's weights and buffers into every rank's model."""
         if not self.alone:
             for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor, 0, group=self._processes)
 
     def align(self, model: nn.Module) -> None:
         """Rank 0's buffers (running statistics) on every rank: those a checkpoint has. DDP does it before each forward
@@ -120,7 +131,7 @@ class Group:
         """
         if not self.alone:
             for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+                dist.broadcast(buffer, 0, group=self._processes)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose backward averages the gradients over all ranks. Every rank already has the same weights."""
@@ -157,7 +168,7 @@ class Agreement(Generic[T]):
         waits for it.
         """
         values = torch.tensor([stop, pause, 0.0 if loss is None else loss.item()], dtype=torch.float64)
-        work = None if self._group.alone else dist.all_reduce(values, async_op=True)
+        work = self._group.sum_later(values)
         before = self.settle()
         self._pending = (work, values, loss is not None, about)
         return self.settle() if self._group.alone else before

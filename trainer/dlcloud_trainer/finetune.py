@@ -48,7 +48,8 @@ def read_weights(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> 
 
 
 def read_state(uri: str, store: StoreAddress, part: str) -> Any:
-    """What a part of that checkpoint holds beside tensors, as JSON; raises `InvalidInput` when there is no such part."""
+    """What a part of that checkpoint holds beside tensors, as JSON; raises `InvalidInput` where there is no such
+    part."""
     state = _read(uri, store, lambda text: None).manifest.state  # who reads the weights warns of damage
     if part not in state:
         raise InvalidInput(f"{WHAT}: the checkpoint has no {part}; begin from one of the same workload and kind")
@@ -63,9 +64,10 @@ def _read(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> Found:
 
 
 def weights_of(model: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's weights among a checkpoint's tensors: of one that has an average, the average's."""
-    parts = ["average", "model"] if model in ("average", "model") else [model]
-    for part in parts:
+    """A model's weights among a checkpoint's tensors: of one that has an average, the average's (`average` is that of
+    `model`, `NAME-average` that of any other)."""
+    own = "model" if model == "average" else model.removesuffix("-average")
+    for part in ("average" if own == "model" else f"{own}-average", own):
         if found := {key.removeprefix(f"{part}."): saved[key] for key in saved if key.startswith(f"{part}.")}:
             return found
     return {}

@@ -10,18 +10,21 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from .assignment import Assignment, Place
 from .distributed import Agreed, Agreement, choose_device, join
 from .drain import Drain
 from .events import Events, Heartbeat
+from .export.about import PART, About
+from .export.compression import Compression
+from .export.ending import EXPORT_LIMIT_S, export, facts_of
 from .feed import Feed, seed_generators
 from .finetune import begin_from
 from .judging import Best, draw, evaluate, models, rehearse, set_training
 from .parameters import TrainingParameters
 from .progress import Ledger, Reporter, StepRecord
 from .saver import Saver
-from .schedules import learning_rate
 from .sharding import Schedule, mix
 from .workload import Moment, Workload
 
@@ -49,8 +52,11 @@ def train(
     torch.manual_seed(mix(parameters.seed, WEIGHTS))
     task = workload.make_task(parameters, data, device)
     ledger = Ledger()
+    compression = Compression(assignment.job.export, assignment.job.workload, task, parameters)
     best = Best(task) if parameters.patience else None
-    parts = {**task.parts, **(best.parts if best is not None else {}), "ledger": ledger}
+    about = About(assignment.job.data_uri, data)
+    parts = {**task.parts, **compression.parts, **(best.parts if best is not None else {}), PART: about}
+    parts["ledger"] = ledger
     saver.restore_into(parts)
 
     group = join(assignment, place, device, on_lost)
@@ -62,7 +68,8 @@ def train(
             group.hand_out(model)
     if parameters.start_from and not resumed:
         begin_from(parameters, models(task), assignment.job.store, group, lambda text: events.warning(DAMAGED, text))
-    schedule = Schedule(len(data.train[0]), parameters.batch_size, parameters.epochs)
+    compression.teach(data, assignment.job.store, group, device, lambda text: events.warning(DAMAGED, text))
+    schedule = Schedule(len(data.train[0]), parameters.batch_size, parameters.epochs + compression.epochs)
     feed = Feed(tuple(part.to(device) for part in data.train), parameters.seed, schedule, place)
     validation, test = (tuple(part.to(device) for part in split) for split in (data.validation, data.test))
 
@@ -72,6 +79,7 @@ def train(
     nothing_to_do = ledger.ended or ledger.samples >= schedule.total_samples
     if nothing_to_do and assignment.restarts == 0 and assignment.job.resume_from and place.rank == 0:
         events.warning("NothingToTrain", f"resumeFrom has {ledger.samples} samples behind it; raise parameters.epochs")
+    compression.begin_epoch(schedule.epoch(ledger.samples))
     task.begin_epoch(schedule.epoch(ledger.samples))
     task.wrap(group.wrap)
     if not nothing_to_do and not group.alone:
@@ -105,6 +113,8 @@ def train(
                         parts, step=ledger.step, samples=ledger.samples, metric=score, wait=True, unless_troubled=True
                     )
                     group.barrier()
+            if not over:
+                compression.begin_epoch(ledger.validated_epochs)
             if not over and task.begin_epoch(ledger.validated_epochs):
                 task.wrap(group.wrap)
                 rehearse(task, feed, ledger)
@@ -120,7 +130,7 @@ def train(
         elif due:
             saver.save(parts, step=ledger.step, samples=ledger.samples)
 
-        rate = learning_rate(parameters, ledger.samples / schedule.total_samples)
+        rate = compression.rate(ledger.samples, schedule.samples)
         seed_generators(parameters.seed, ledger.step, place.rank, device)
         part = feed.part(ledger.samples, ledger.step)
         loss = task.update(part, Moment(ledger.step, schedule.epoch(ledger.samples), rate))
@@ -150,7 +160,18 @@ def train(
         if not stopped:
             group.barrier()
     if not stopped:
-        reporter.evaluated("test", evaluate(task, test, group, heartbeat, ledger.step))
+        sums: dict[str, Tensor] = {}
+        tested = evaluate(task, test, group, heartbeat, ledger.step, sums)
+        reporter.evaluated("test", tested)
+        saver.keep_confusion(sums.get("confusion"), data.classes, ledger.step)
+        if compression.plan is not None:  # killed from here on, the next round comes straight back to it
+            judged = {"validation": evaluate(task, validation, group, heartbeat, ledger.step), "test": tested}
+            with heartbeat.alive(ledger.step, EXPORT_LIMIT_S):
+                saver.settle()
+                if saver.store is not None:
+                    facts = facts_of(assignment.job, workload, parameters, data, ledger, judged)
+                    export(task, data, compression, facts, saver.store)
+                group.barrier()
         group.part()
     with heartbeat.alive(ledger.step, assignment.checkpoint_s):
         saver.finish(must_be_saved=not stopped)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 NOT_WRITTEN = "PictureNotWritten"
+CONFUSION = "pictures/confusion.json"  # a table that whoever looks at it draws
 
 
 def picture_key(name: str, epoch: int) -> str:
@@ -46,17 +47,21 @@ class Pictures:
 
     def __init__(self, put: Callable[[str, bytes], object], warn: Callable[[str, str], None]) -> None:
         self._put, self._warn = put, warn
-        self._queue: queue.SimpleQueue[tuple[str, Tensor] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, Tensor | bytes] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._failed = False
 
     def keep(self, pictures: Mapping[str, Tensor], epoch: int) -> None:
         """Write these of the end of an epoch; returns at once."""
-        if pictures and self._thread is None:
+        for name, pixels in pictures.items():
+            self.write(picture_key(name, epoch), pixels)
+
+    def write(self, key: str, content: Tensor | bytes) -> None:
+        """Write one object, pixels as PNG; returns at once."""
+        if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="pictures", daemon=True)
             self._thread.start()
-        for name, pixels in pictures.items():
-            self._queue.put((picture_key(name, epoch), pixels))
+        self._queue.put((key, content))
 
     def close(self, limit_s: float) -> None:
         """Write what is left, for at most `limit_s`."""
@@ -66,9 +71,9 @@ class Pictures:
 
     def _run(self) -> None:
         while (one := self._queue.get()) is not None:
-            key, pixels = one
+            key, content = one
             try:
-                self._put(key, png(pixels))
+                self._put(key, png(content) if isinstance(content, Tensor) else content)
                 self._failed = False
             except Exception as error:
                 if not self._failed:

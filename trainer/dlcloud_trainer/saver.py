@@ -6,9 +6,10 @@ nothing: the loop asks no questions.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -20,7 +21,8 @@ from .checkpoint.trouble import UPLOAD_FAILED
 from .errors import NotSaved, StoreAway
 from .events import Events
 from .metrics import MetricsLog
-from .pictures import Pictures
+from .objects import Objects
+from .pictures import CONFUSION, Pictures
 from .troubles import Troubles
 
 T = TypeVar("T")
@@ -148,15 +150,35 @@ class Saver:
         if self._pictures is not None:
             self._pictures.keep(pictures, epoch)
 
+    def keep_confusion(self, counts: Tensor | None, classes: Sequence[str], step: int) -> None:
+        """How often each class (row) of the test set was taken for which (column), where that was counted."""
+        if self._pictures is not None and counts is not None:
+            table = {"set": "test", "step": step, "classes": list(classes), "counts": counts.long().tolist()}
+            self._pictures.write(CONFUSION, json.dumps(table).encode())
+
+    @property
+    def store(self) -> Objects | None:
+        """The job's prefix, on rank 0 of a job with `checkpoint`."""
+        return None if self._checkpointer is None else self._checkpointer.store
+
+    def settle(self) -> None:
+        """Wait until the last save is committed; raises `NotSaved` when it failed."""
+        if self._checkpointer is None:
+            return
+        try:
+            self._checkpointer.flush(self._limit_s)
+        except (StoreUnusable, UploadFailed) as error:
+            raise NotSaved(f"the last state could not be saved: {error}") from error
+
     def finish(self, *, must_be_saved: bool) -> None:
         """Wait for what is being written; raises `NotSaved` when the last save failed and `must_be_saved`."""
         if self._checkpointer is None or self._records is None:
             return
         try:
-            self._checkpointer.flush(self._limit_s)
-        except (StoreUnusable, UploadFailed) as error:
+            self.settle()
+        except NotSaved:
             if must_be_saved:
-                raise NotSaved(f"the last state could not be saved: {error}") from error
+                raise
         finally:
             self._records.close(RECORDS_LIMIT_S)
             if self._pictures is not None:

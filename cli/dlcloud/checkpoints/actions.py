@@ -5,9 +5,9 @@ May import this package, formats and output. Nothing here decides about checkpoi
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..output import Output
 from ..target import Target
 from ..view.words import size
 from .progress import open_meter
-from .tool import Event, run_tool
+from .tool import EXPORT, MODULE, Event, run_tool
 
 Ask = Callable[[str], bool]
 
@@ -82,6 +82,30 @@ def get(target: Target, word: str, path: Path | None, *, only: str, force: bool,
     return EXIT_OK
 
 
+def export(
+    target: Target, word: str, path: Path | None, *, quantize: str, data: str, force: bool, out: Output, err: Output
+) -> int:
+    """Hand a checkpoint over as files in a folder; says what they are and how good the model is."""
+    place = (path or Path(f"{target.name}-export")).expanduser()
+    options = ["--out", str(place), "--quantize", quantize]
+    options += [*(["--data", data] if data else []), *(["--force"] if force else [])]
+    result = _run("export", target, [word], options, _notice(err), err, EXPORT)
+    out.line(f"{result['workload']}, step {result['step']}: {short(Path(result['folder']).absolute())}")
+    width = max(len(file["name"]) for file in result["files"])
+    for file in result["files"]:
+        out.line(f"  {file['name']:{width}}  {size(file['sizeBytes']):>9}  {file['about']}")
+    measured = {part: means.get("accuracy", means.get("loss")) for part, means in (result["metrics"] or {}).items()}
+    for part, value in measured.items():
+        if value is not None:
+            what = "accuracy" if "accuracy" in result["metrics"][part] else "loss"
+            out.line(f"{part} {what}: {value:.4f}")
+    if result["checked"]:
+        out.line(f"compared with torch: largest difference {result['checked']['largestDifference']:.1g}")
+    if (cost := result["quantized"]) and "accuracy" in cost:
+        out.line(f"int8: accuracy {cost['accuracy']:.4f} instead of {cost['accuracyFloat32']:.4f}")
+    return EXIT_OK
+
+
 def pin(target: Target, words: Sequence[str], pinned: bool, out: Output, err: Output) -> int:
     """Set or take away the pin of these steps."""
     verb = "pin" if pinned else "unpin"
@@ -139,10 +163,16 @@ def _notice(err: Output) -> Callable[[Event], None]:
 
 
 def _run(
-    verb: str, target: Target, words: Sequence[str], options: Sequence[str], told: Callable[[Event], None], err: Output
+    verb: str,
+    target: Target,
+    words: Sequence[str],
+    options: Sequence[str],
+    told: Callable[[Event], None],
+    err: Output,
+    module: str = MODULE,
 ) -> Mapping[str, Any]:
     """Run the tool with a meter; returns its result. Raises JobsError, Refused among them."""
-    with open_meter(sys.stderr) as meter, contextlib.closing(run_tool(verb, target, words, options)) as events:
+    with open_meter(sys.stderr) as meter, closing(run_tool(verb, target, words, options, module=module)) as events:
         for event in events:
             if event.kind == "progress":
                 meter.show(event.fields)
@@ -153,7 +183,7 @@ def _run(
             else:
                 with meter.pause():
                     told(event)
-    raise JobsError(f"the checkpoint tool said nothing about {verb}")
+    raise JobsError(f"the trainer's tool said nothing about {verb}")
 
 
 def _error(event: Event) -> JobsError:

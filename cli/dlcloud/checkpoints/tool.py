@@ -21,7 +21,14 @@ from ..objects import Access
 from ..target import Target
 
 MODULE = "dlcloud_trainer.checkpoint_tool"
-_NEEDED = ("dlcloud_trainer", "numpy", "obstore")
+EXPORT = "dlcloud_trainer.export"
+DATA = "dlcloud_trainer.data_tool"
+_COMMANDS = {MODULE: "checkpoints ", DATA: "data "}  # of a tool with several verbs
+_NEEDED = {
+    MODULE: ("dlcloud_trainer", "numpy", "obstore"),
+    DATA: ("dlcloud_trainer", "obstore"),
+    EXPORT: ("dlcloud_trainer", "numpy", "obstore", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
+}
 _CUSTOMER_KEY = "AWS_SSE_CUSTOMER_KEY_BASE64"  # the job's own key, where objectStore.encryption asks for one
 _MOUNTED = "DLCLOUD_STORE_CREDENTIALS_DIR"  # a pod's: it would win over the keys we give
 _STOP_S = 5.0
@@ -36,17 +43,20 @@ class Event:
 
 
 def run_tool(
-    verb: str, target: Target, words: Sequence[str], options: Sequence[str] = ()
+    verb: str, target: Target, words: Sequence[str], options: Sequence[str] = (), *, module: str = MODULE
 ) -> Generator[Event, None, None]:
-    """Run a verb of the tool and hand out its events as they come; the last one is `result` or `error`.
+    """Run a verb of the tool (`module`: of another one) and hand out its events as they come; the last one is `result`
+    or `error`.
 
     Raises JobsError when it cannot run or dies. Closing the iterator ends the process.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _NEEDED[module] if find_spec(name) is None]
     if missing:
-        raise JobsError(f"{', '.join(missing)} not installed; `dlcloud checkpoints {verb}` needs the trainer: "
+        name = f"{_COMMANDS.get(module, '')}{verb}"
+        raise JobsError(f"{', '.join(missing)} not installed; `dlcloud {name}` needs the trainer: "
                         "pip install 'dlcloud[trainer]'")  # fmt: skip
-    command = [sys.executable, "-m", MODULE, verb, "--uri", target.prefix, *_where(target), *options]
+    verbs = [verb] if module in _COMMANDS else []
+    command = [sys.executable, "-m", module, *verbs, "--uri", target.prefix, *_where(target), *options]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [*command, "--", *words], env=environment(target.access), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -61,7 +71,7 @@ def run_tool(
             if not ended:
                 said.seek(0)
                 last = said.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
-                raise JobsError(f"the checkpoint tool ended with {process.returncode}: {last or 'without a word'}")
+                raise JobsError(f"the trainer's tool ended with {process.returncode}: {last or 'without a word'}")
         finally:
             _end(process)
 

@@ -112,7 +112,7 @@ def ls(
     """See `help`."""
     from ..checkpoints.listing import list_checkpoints
 
-    with _target(job, place) as target:
+    with opened(job, place) as target:
         list_checkpoints(target, output, Output(sys.stdout))
 
 
@@ -132,7 +132,7 @@ def verify(
     """See `help`."""
     from ..checkpoints import actions
 
-    with _target(job, place) as target:
+    with opened(job, place) as target:
         code = actions.verify(target, steps or ["all"], output, Output(sys.stdout), Output(sys.stderr))
     raise typer.Exit(code)
 
@@ -153,7 +153,7 @@ def get(
     """See `help`."""
     from ..checkpoints import actions
 
-    with _target(job, place) as target:
+    with opened(job, place) as target:
         actions.get(target, step, out, only=only, force=force, out=Output(sys.stdout), err=Output(sys.stderr))
 
 
@@ -182,7 +182,7 @@ def unpin(
 def _set_pins(job: str, steps: list[str], pinned: bool, place: Place) -> None:
     from ..checkpoints import actions
 
-    with _target(job, place) as target:
+    with opened(job, place) as target:
         actions.pin(target, steps, pinned, Output(sys.stdout), Output(sys.stderr))
 
 
@@ -201,7 +201,7 @@ def rm(
     from ..checkpoints import actions
 
     ask = (lambda why: typer.confirm(f"{why}. Remove it?", err=True)) if sys.stdin.isatty() else None
-    with _target(job, place) as target:
+    with opened(job, place) as target:
         code = actions.remove(
             target, steps, force=force, stopped=stopped, ask=ask, out=Output(sys.stdout), err=Output(sys.stderr)
         )
@@ -209,7 +209,7 @@ def rm(
 
 
 @contextlib.contextmanager
-def _target(job: str, place: Place) -> Iterator[Target]:
+def opened(job: str, place: Place) -> Iterator[Target]:
     """What the argument names; wrong requests and Ctrl-C end with their exit codes."""
     from ..checkpoints.actions import Refused
     from ..exits import EXIT_USAGE

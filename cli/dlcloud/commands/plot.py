@@ -24,12 +24,13 @@ _EPILOG = """Examples:
   dlcloud plot digits-20260102-030405 digits-20260103-091500 --metric accuracy
   dlcloud plot digits --metric learningRate --x epoch
   dlcloud plot digits --out digits.csv             the numbers: run, metric, round, step, epoch, samples, time, value
+  dlcloud plot digits --confusion                  what it takes for what, as a table (--out: .png, .svg, .csv)
   dlcloud plot digits -n research                  a job of a cluster
 
 \b
 x and dashed lines: restarts; c and triangles: checkpoints that are kept. Of steps that were done again the last ones
-count. JOB may be the URI of what a job saved, too. Exit codes: 0, 1 nothing was measured, 2 wrong usage or no such
-job, 3 the store cannot be reached.
+count. Pictures that a job drew are named below its curves. JOB may be the URI of what a job saved, too. Exit codes: 0,
+1 nothing was measured, 2 wrong usage or no such job, 3 the store cannot be reached.
 """
 
 
@@ -63,6 +64,9 @@ def plot(
     axis: Annotated[_Axis, typer.Option("--x", metavar="step|epoch|time", help="Horizontal axis.")] = _Axis.STEP,
     width: Annotated[int | None, typer.Option(metavar="N", min=1, help="Columns, or pixels of a picture.")] = None,
     height: Annotated[int | None, typer.Option(metavar="N", min=1, help="Rows a panel, or pixels in all.")] = None,
+    confusion: Annotated[
+        bool, typer.Option("--confusion", help="Of a classifier: which classes of the test set it took for which.")
+    ] = False,
     *,
     place: Place,
 ) -> None:
@@ -70,5 +74,5 @@ def plot(
     from ..curve import Axis
     from ..plotting import PlotOptions, plot_command
 
-    options = PlotOptions(tuple(jobs), tuple(metrics or ()), out, smooth, Axis(axis), width, height)
+    options = PlotOptions(tuple(jobs), tuple(metrics or ()), out, smooth, Axis(axis), width, height, confusion)
     raise typer.Exit(plot_command(options, place, Output(sys.stdout), Output(sys.stderr)))

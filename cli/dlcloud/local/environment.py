@@ -16,6 +16,7 @@ from .volumes import PathMap
 
 _REFERENCE = re.compile(r"\$(\$|\(([^()\s]+)\))")
 _ALWAYS = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
+_CACHE, _CACHE_BYTES = "DLCLOUD_CACHE", "DLCLOUD_CACHE_BYTES"  # of data from S3, see docs/data.md
 _INTERPRETERS = ("python", "python3")
 
 
@@ -28,13 +29,23 @@ class Launch:
 
 
 def base_environment(own: Mapping[str, str], python: str, share_credentials: bool) -> dict[str, str]:
-    """What a pod gets of this process's environment: little; the user's AWS settings only with `share_credentials`."""
-    env = {name: own[name] for name in _ALWAYS if name in own}
+    """What a pod gets of this process's environment: little; the user's AWS settings only with `share_credentials`. The
+    cache for data is the user's, for all runs: a pod's own folder would go with it."""
+    env = {name: own[name] for name in (*_ALWAYS, _CACHE_BYTES) if name in own} | {_CACHE: str(_cache_folder(own))}
     # Not resolved: a virtual environment's interpreter is a link, and its programs lie beside the link.
     env["PATH"] = os.pathsep.join([str(Path(python).absolute().parent), own.get("PATH", os.defpath)])
     if share_credentials:
         env |= {name: value for name, value in own.items() if name.startswith("AWS_")}
     return env
+
+
+def _cache_folder(own: Mapping[str, str]) -> Path:
+    """`$DLCLOUD_CACHE`, else `$XDG_CACHE_HOME/dlcloud/data`, else `~/.cache/dlcloud/data`."""
+    if own.get(_CACHE):
+        return Path(own[_CACHE]).expanduser().absolute()
+    given = own.get("XDG_CACHE_HOME") or ""
+    home = Path(own.get("HOME") or Path.home())
+    return (Path(given) if given.startswith("/") else home / ".cache") / "dlcloud" / "data"
 
 
 def build_launch(

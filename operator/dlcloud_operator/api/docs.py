@@ -40,7 +40,8 @@ Merged strategically over the rendered pod, as `kubectl patch` does: containers,
 `name`, mounts by `mountPath`, ports by `containerPort`; other lists are replaced; `$patch: delete` removes an item. A
 volume that names another source loses the old one. The job's container is named `{TRAINER}`. What the operator lives
 by stays as rendered: the pod's name, owner and `dlcloud.dev` labels, `restartPolicy`, the token and the agent's
-volume and mounts, the container's command and `DLCLOUD_*` variables. Host namespaces, `hostPath`, host ports,
+volume and mounts, the container's command and `DLCLOUD_*` variables (but for the two of the
+[cache for data](data.md#the-cache)). Host namespaces, `hostPath`, host ports,
 privileged containers, privilege escalation and added capabilities are refused, unless the operator was installed to
 allow them.
 """

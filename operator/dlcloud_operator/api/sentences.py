@@ -33,6 +33,10 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)
+
+
 def kind_of(value: Any) -> str:
     """The type of a value in words."""
     return "empty" if value is None else _KINDS.get(type(value), type(value).__name__)
@@ -45,9 +49,10 @@ def allowed(node: Mapping[str, Any]) -> str:
     if node.get("pattern") in HINTS:
         return HINTS[node["pattern"]]
     kind = node.get("type", "")
-    if kind == "integer":
+    if kind in ("integer", "number"):
         low, high = node.get("minimum"), node.get("maximum")
-        return "a whole number" + (f" from {low} to {high}" if low is not None and high is not None else "")
+        word = "a whole number" if kind == "integer" else "a number"
+        return word + (f" from {_plain(low)} to {_plain(high)}" if low is not None and high is not None else "")
     if kind == "object" and "properties" in node:
         return "a mapping with " + ", ".join(node["properties"])
     if kind == "array":

@@ -95,7 +95,7 @@ class Prune(ApiModel):
     """Weights that are removed after the last epoch, and the training that mends what that costs."""
 
     fraction: float = Field(
-        ge=0.01, le=0.99, description="Part of the weights, or of the channels, that is removed: 0.01 to 0.99."
+        ge=0.01, le=0.99, description="Part of all weights, or of each layer's channels, that is removed."
     )
     structured: bool = Field(
         False,
@@ -117,11 +117,9 @@ class Distill(ApiModel):
         4.0,
         ge=0.1,
         le=100,
-        description="0.1 to 100: both models' scores are divided by it; more shows what is less likely.",
+        description="Both models' scores are divided by it: more shows what is less likely.",
     )
-    weight: float = Field(
-        0.7, ge=0, le=1, description="0 to 1: of the teacher in the loss; the labels have the rest."
-    )
+    weight: float = Field(0.7, ge=0, le=1, description="Of the teacher in the loss; the labels have the rest.")
 
 
 class Quantize(StrEnum):

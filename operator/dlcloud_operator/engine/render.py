@@ -41,6 +41,7 @@ _SCRATCH = "/dlcloud/scratch"
 _SESSION_TOKEN = "AWS_SESSION_TOKEN"
 _TOLERATION_S = 30
 _OURS = "DLCLOUD_"
+_THEIRS = {"DLCLOUD_CACHE", "DLCLOUD_CACHE_BYTES"}  # settings of the cache for data, docs/data.md
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _kept(rendered: dict[str, Any], merged: dict[str, Any]) -> dict[str, Any]:
         raise InvalidManifest((Problem("spec.podTemplate.spec.containers", text),))
     theirs = {key: value for key, value in containers[place].items() if key != "args"}
     env = [entry for entry in ours["env"] if entry["name"].startswith(_OURS)]
-    env += [entry for entry in theirs.get("env") or [] if not str(entry.get("name")).startswith(_OURS)]
+    env += [entry for entry in theirs.get("env") or [] if _is_theirs(str(entry.get("name")))]
     trainer = {
         **theirs,
         "command": ours["command"],
@@ -255,6 +256,10 @@ def _kept(rendered: dict[str, Any], merged: dict[str, Any]) -> dict[str, Any]:
     spec["containers"] = [trainer if n == place else container for n, container in enumerate(containers)]
     spec["volumes"] = _by_key("name", _agents(rendered["spec"]["volumes"]), spec.get("volumes") or [])
     return {**rendered, "metadata": metadata, "spec": spec}
+
+
+def _is_theirs(variable: str) -> bool:
+    return not variable.startswith(_OURS) or variable in _THEIRS
 
 
 def _agents(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

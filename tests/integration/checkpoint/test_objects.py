@@ -235,3 +235,38 @@ def test_a_lock_that_is_held_too_long_is_named(tmp_path: Path, monkeypatch: pyte
 def test_a_key_cannot_leave_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="must stay below"):
         open_objects(f"file://{tmp_path}/store").put(key, b"x")
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * MIB, 16 * MIB, 33 * MIB + 5])
+def test_an_object_that_is_written_in_pieces_comes_back(store: Objects, size: int) -> None:
+    data = secrets.token_bytes(size)
+    calls: list[int] = []
+
+    def pieces() -> list[bytes]:
+        calls.append(1)
+        return [data[at : at + 3 * MIB] for at in range(0, size, 3 * MIB)]
+
+    etag = store.put_pieces("a/large", pieces)
+    assert calls == [1]
+    assert store.get_pieces("a/large", size, lambda at, part: None) == size
+    assert store.get("a/large") == data
+    assert [(one.key, one.size_bytes, one.etag) for one in store.describe()] == [("a/large", size, etag)]
+
+
+def test_objects_are_described_below_a_folder(store: Objects) -> None:
+    etags = {key: store.put_pieces(key, lambda: [b"12", b"3"]) for key in ("a/1", "a/2", "b/1", "c")}
+    assert [(one.key, one.size_bytes, one.etag) for one in store.describe("a")] == [
+        ("a/1", 3, etags["a/1"]), ("a/2", 3, etags["a/2"]),
+    ]  # fmt: skip
+    assert [one.key for one in store.describe()] == store.list() == ["a/1", "a/2", "b/1", "c"]
+    assert store.describe("none") == []
+
+
+def test_what_raises_while_it_is_written_in_pieces_leaves_nothing(store: Objects) -> None:
+    def pieces() -> Any:
+        yield bytes(20 * MIB)
+        raise RuntimeError("it was changed")
+
+    with pytest.raises(Exception, match="it was changed"):
+        store.put_pieces("a/large", pieces)
+    assert store.list() == []

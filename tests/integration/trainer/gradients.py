@@ -1,18 +1,20 @@
-"""A rank that makes a few steps of a workload and writes down the gradients of each: `python gradients.py ORDER`, where
-ORDER is JSON (`Order`). Run by the tests, several at a time, they find each other as DDP does.
+"""Ranks that make a few steps of a workload and write down the gradients of each: `python gradients.py ROUNDS`, where
+ROUNDS is JSON, a list of lists of `Order`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # what each rank would import at its first optimiser
 import torch.distributed as dist
 from torch import Tensor
 
@@ -64,7 +66,7 @@ def begin(order: Order) -> tuple[Any, Feed]:
     return task, Feed(data.train, SEED, schedule, Place(order.rank, order.rank, order.world_size))
 
 
-def parts_of(order: Order, feed: Feed, world_size: int) -> list[Part]:
+def parts_of(order: Order, feed: Feed) -> list[Part]:
     """A rank's part of each step."""
     parts, consumed = [], 0
     for step in range(order.steps):
@@ -87,18 +89,34 @@ def optimizers_of(task: Task) -> dict[str, torch.optim.Optimizer]:
     return {name: part for name, part in task.parts.items() if isinstance(part, torch.optim.Optimizer)}
 
 
-def gradients(
-    workload: str, parameters: Mapping[str, Any], folder: Path, world_size: int, *, samples: int, steps: int
-) -> list[list[tuple[str, list[Tensor]]]]:
-    """What each of so many real ranks wrote down, one entry for each optimiser step."""
-    orders = [Order(workload, parameters, samples, steps, rank, world_size, str(folder)) for rank in range(world_size)]
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, json.dumps(asdict(order))], stderr=subprocess.PIPE, text=True)
-        for order in orders
-    ]
-    errors = [rank.communicate(timeout=100)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * world_size, errors
-    return [torch.load(folder / f"gradients-{rank}") for rank in range(world_size)]
+def run(rounds: Sequence[Sequence[Order]]) -> None:
+    """Make the ranks of each round, one round after another; each leaves what it wrote down in its folder."""
+    text = json.dumps([[asdict(order) for order in ranks] for ranks in rounds])
+    subprocess.run([sys.executable, __file__, text], check=True, timeout=200)
+
+
+def orders(world_size: int, **about: Any) -> list[Order]:
+    """Those of all ranks of a round."""
+    return [Order(rank=rank, world_size=world_size, **about) for rank in range(world_size)]
+
+
+def written(order: Order) -> list[tuple[str, list[Tensor]]]:
+    """An optimiser's name and its gradients, for each of the steps that a rank made."""
+    seen: list[tuple[str, list[Tensor]]] = torch.load(f"{order.folder}/gradients-{order.rank}")
+    return seen
+
+
+def fork(order: Order) -> int:
+    """Be a rank in another process; its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        main(order)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def main(order: Order) -> None:
@@ -111,13 +129,17 @@ def main(order: Order) -> None:
     rehearse(task, feed, Ledger())
     seen: list[tuple[str, list[Tensor]]] = []
     watch(optimizers_of(task), seen)
-    for step, part in enumerate(parts_of(order, feed, order.world_size)):
+    for step, part in enumerate(parts_of(order, feed)):
         seed_generators(SEED, step, order.rank, CPU)
         task.update(part, Moment(step, 0, RATE))
     torch.save(seen, f"{order.folder}/gradients-{order.rank}")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Order(**json.loads(sys.argv[1])))
+    # One import of torch for all ranks; nothing is computed before they are forked.
+    for ranks in json.loads(sys.argv[1]):
+        children = [fork(Order(**order)) for order in ranks]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        if any(codes):
+            sys.exit(f"exit codes {codes}")

@@ -36,6 +36,14 @@ def losses(uri: str) -> list[float]:
     return [record["loss"] for line in lines if (record := json.loads(line))["kind"] == "train"]
 
 
+def job_of(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A small job with these settings, of cnn unless a workload is among them."""
+    workload = parameters.get("workload", "cnn")
+    own = {name: value for name, value in SMALL.items() if workload == "cnn" or name != "architecture"}
+    given = {name: value for name, value in parameters.items() if name != "workload"}
+    return {"workload": workload, "parameters": {**own, **given}}
+
+
 class Trained:
     """A training to its end."""
 
@@ -43,7 +51,7 @@ class Trained:
         self, server: RankServer, folder: Path, data: dict[str, str], world_size: int = 1, **parameters: Any
     ) -> None:
         self.checkpoint = folder_checkpoint(folder)
-        job = {"parameters": {**SMALL, **parameters}, "data": data, "checkpoint": self.checkpoint}
+        job = {**job_of(parameters), "data": data, "checkpoint": self.checkpoint}
         self.ranks: list[RankProcess] = server.start_round(job, world_size=world_size)
         self.codes = [rank.wait() for rank in self.ranks]
 
@@ -80,6 +88,7 @@ def weights(state: Restored, part: str = "model") -> dict[str, torch.Tensor]:
         {"ema": 0.9, "labelSmoothing": 0.1},
         {"freeze": "conv.*", "unfreezeEpoch": 1, "unfreezeLearningRate": 0.0005},
         {"architecture": "conv32-64", "dropout": 0},
+        {"workload": "mlp", "layers": 2},
     ],
     ids=str,
 )
@@ -100,6 +109,8 @@ def test_several_ranks_learn_what_one_learns(
         {"ema": 0.9, "accumulate": 2, "clipNorm": 0.5},
         {"freeze": "conv.*", "unfreezeEpoch": 1, "patience": 50},
         {"precision": "bfloat16", "optimizer": "sgd"},
+        {"workload": "mlp", "dropout": 0.3, "augment": True},
+        {"architecture": "small", "augment": True},
     ],
     ids=str,
 )
@@ -108,7 +119,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     breaking: RankServer, small_data: dict[str, str], tmp_path: Path, world_size: int, parameters: dict[str, Any]
 ) -> None:
     whole, broken = folder_checkpoint(tmp_path), folder_checkpoint(tmp_path)
-    job = {"parameters": {**SMALL, **parameters}, "data": small_data}
+    job = {**job_of(parameters), "data": small_data}
     train_whole(breaking, job | {"checkpoint": whole}, world_size)
     kills = [Kill(world_size - 1, "step", 5), Kill(0, "step", 9)]
     assert train_broken(breaking, job | {"checkpoint": broken}, world_size, kills) == 2

@@ -66,13 +66,24 @@ def test_a_container_without_a_command_is_told_to_have_one() -> None:
 
 
 def test_only_aws_settings_pass_and_only_when_shared() -> None:
-    own = {"AWS_PROFILE": "me", "TZ": "UTC", "OTHER": "x", "PATH": "/bin"}
-    assert base_environment(own, "/venv/bin/python", True) == {
-        "AWS_PROFILE": "me",
-        "TZ": "UTC",
-        "PATH": "/venv/bin:/bin",
-    }
-    assert base_environment(own, "/venv/bin/python", False) == {"TZ": "UTC", "PATH": "/venv/bin:/bin"}
+    own = {"AWS_PROFILE": "me", "TZ": "UTC", "OTHER": "x", "PATH": "/bin", "DLCLOUD_CACHE": "/c"}
+    plain = {"TZ": "UTC", "PATH": "/venv/bin:/bin", "DLCLOUD_CACHE": "/c"}
+    assert base_environment(own, "/venv/bin/python", True) == plain | {"AWS_PROFILE": "me"}
+    assert base_environment(own, "/venv/bin/python", False) == plain
+
+
+@pytest.mark.parametrize(
+    ("own", "folder"),
+    [
+        ({"HOME": "/home/me"}, "/home/me/.cache/dlcloud/data"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/fast"}, "/fast/dlcloud/data"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "relative"}, "/home/me/.cache/dlcloud/data"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/fast", "DLCLOUD_CACHE": "/data/cache"}, "/data/cache"),
+    ],
+)
+def test_all_pods_of_all_runs_share_the_users_cache_for_data(own: dict[str, str], folder: str) -> None:
+    assert base_environment(own, "/venv/bin/python", False)["DLCLOUD_CACHE"] == folder
+    assert base_environment(own | {"DLCLOUD_CACHE_BYTES": "5"}, "python", False)["DLCLOUD_CACHE_BYTES"] == "5"
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("0,3", ("0", "3")), ("", ()), ("-1", ()), ("GPU-8f", ("GPU-8f",))])

@@ -391,6 +391,12 @@ def test_a_job_that_did_not_parse_is_refused_with_its_own_problems() -> None:
     assert caught.value.problems == (problem,)
 
 
+def test_the_cache_for_data_is_the_users_to_set() -> None:
+    given = {"DLCLOUD_CACHE": "/cache", "DLCLOUD_CACHE_BYTES": "1000"}
+    pod = with_template(in_trainer(env=[{"name": name, "value": value} for name, value in given.items()]))
+    assert given.items() <= env(pod).items()
+
+
 # --- one template for many pods ---
 
 

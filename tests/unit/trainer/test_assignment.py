@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from dlcloud_trainer.assignment import CheckpointPlan, Place, StoreAddress, parse_assignment, parse_place
+from dlcloud_trainer.assignment import (
+    CheckpointPlan,
+    DistillPlan,
+    ExportPlan,
+    Place,
+    PrunePlan,
+    StoreAddress,
+    parse_assignment,
+    parse_place,
+)
 
 
 def example() -> dict[str, Any]:
@@ -40,6 +49,19 @@ def test_how_the_server_shall_encrypt_is_read() -> None:
     store = {"endpoint": "", "region": "eu-1", "encryption": {"type": "SSE-KMS", "kmsKeyId": "k"}}
     found = parse(job=example()["job"] | {"objectStore": store}).job.store
     assert found == StoreAddress("", "eu-1", encryption="SSE-KMS", kms_key_id="k")
+
+
+def test_what_is_to_be_handed_over_is_read() -> None:
+    asked = {
+        "onnx": True, "quantize": "static", "prune": {"fraction": 0.5, "structured": True, "epochs": 2},
+        "distill": {"teacher": "s3://c/t/", "temperature": 4, "weight": 0.7},
+    }  # fmt: skip
+    found = parse(job=example()["job"] | {"export": asked}).job.export
+    assert found == ExportPlan(True, "static", PrunePlan(0.5, True, 2), DistillPlan("s3://c/t/", 4.0, 0.7))
+    assert parse().job.export is None
+    assert parse(job=example()["job"] | {"export": asked | {"prune": None, "distill": None}}).job.export == ExportPlan(
+        True, "static"
+    )
 
 
 def test_keys_of_a_newer_operator_are_ignored() -> None:

@@ -15,7 +15,7 @@ UNLIMITED_RESTARTS = 1000  # how many there may be is the operator's business; s
 
 def rank_environment(assignment: Assignment, rank: int, local_rank: int) -> dict[str, str]:
     """What is set for one rank beside the pod's own environment, without DLCLOUD_EVENTS_FD."""
-    env = {
+    return {
         "RANK": str(rank),
         "WORLD_SIZE": str(assignment.world_size),
         "LOCAL_RANK": str(local_rank),
@@ -34,7 +34,5 @@ def rank_environment(assignment: Assignment, rank: int, local_rank: int) -> dict
         "TORCHELASTIC_USE_AGENT_STORE": "False",  # rank 0 hosts the store itself
         "DLCLOUD_ROUND": str(assignment.round),
         "DLCLOUD_NONCE": assignment.nonce,
+        "DLCLOUD_ASSIGNMENT": assignment.text,
     }
-    if not assignment.command:
-        env["DLCLOUD_ASSIGNMENT"] = assignment.text
-    return env

@@ -115,10 +115,15 @@ def _leave_at_once(number: int, _frame: object) -> None:
     os._exit(128 + number)
 
 
-if __name__ == "__main__":
-    for _number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_number, _leave_at_once)
+def end_with_parent() -> None:
+    """From now on a signal, or the end of whoever reads our lines, ends the process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave_at_once)
     _watch_parent()
+
+
+if __name__ == "__main__":
+    end_with_parent()
     code = main()
     sys.stdout.flush()
     os._exit(code)  # daemon threads may be in the middle of a read

@@ -28,6 +28,7 @@ def unpack(data: bytes, name: str, wanted: Callable[[str], bool]) -> Iterator[tu
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE_BYTES) as archive:
             for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined] # it would keep all it has seen
                 path = member.name.removeprefix("./")
                 if not member.isreg() or not wanted(path):
                     continue

@@ -6,8 +6,6 @@ refused by name. Format: https://www.cs.toronto.edu/~kriz/cifar.html (a record i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
@@ -41,7 +39,22 @@ def load_cifar(files: Files, validation: str) -> Splits[Images]:
     for name in (*TRAIN, TEST):
         if name not in contents:
             raise InvalidInput(f"{files.uri(name)}: the file is missing; put all of {TRAIN[0]} to 5 and {TEST} there")
-    parts = [read_batch(contents[name], files.uri(name)) for name in TRAIN]
+    train, labels = _train(contents, files)
+    test, test_labels = read_batch(contents.pop(TEST), files.uri(TEST))
+    return make_splits(
+        train,
+        labels,
+        test,
+        test_labels,
+        classes=_classes(contents.get(NAMES, b"")),
+        validation=validation,
+        where=files.uri(),
+    )
+
+
+def _train(contents: dict[str, bytes], files: Files) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The training files as one; their contents are let go of."""
+    parts = [read_batch(contents.pop(name), files.uri(name)) for name in TRAIN]
     counts = [len(labels) for _, labels in parts]
     for name, count in zip(TRAIN, counts, strict=True):
         if count != counts[0]:
@@ -49,14 +62,7 @@ def load_cifar(files: Files, validation: str) -> Splits[Images]:
                 f"{files.uri(name)}: {count} images, {TRAIN[0]} has {counts[0]}; one of them is cut short, copy both "
                 "again"
             )
-    return make_splits(
-        np.concatenate([images for images, _ in parts]),
-        np.concatenate([labels for _, labels in parts]),
-        *read_batch(contents[TEST], files.uri(TEST)),
-        classes=_classes(contents.get(NAMES, b"")),
-        validation=validation,
-        where=files.uri(),
-    )
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
 def read_batch(data: bytes, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -80,7 +86,7 @@ def read_batch(data: bytes, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     return records[:, 1:].reshape(-1, *SHAPE), labels.astype(np.int64)
 
 
-def _contents(files: Files) -> Mapping[str, bytes]:
+def _contents(files: Files) -> dict[str, bytes]:
     wanted = (*TRAIN, TEST, NAMES)
     for folder in ("", FOLDER):
         if any(folder + name in files.names for name in (*TRAIN, TEST)):

@@ -1,7 +1,7 @@
 """Reviews and what they say, from the files of a data set: Parquet, or aclImdb as a folder or in its tar.gz.
 
-May import pyarrow (in functions: the zygote imports this) and the modules for files and archives. Unpacks nothing to a
-disk. What is damaged, short or something else is refused by name. Source of aclImdb:
+May import the modules for files, archives and Parquet. Unpacks nothing to a disk. What is damaged, short or something
+else is refused by name. Source of aclImdb:
 https://ai.stanford.edu/~amaas/data/sentiment/
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import InvalidInput
 from .archive import unpack
 from .files import ARCHIVES, Files
+from .parquet import PARTS, Table, find_shards
 
 CLASSES = ("negative", "positive")
-PARTS = ("train", "test")
 ARCHIVE = "aclImdb_v1.tar.gz"
 TEXT_FILE = re.compile(r"(?:.*/)?(train|test)/(neg|pos)/[^/.][^/]*\.txt")
 TEXT, LABEL = "text", "label"
-ROWS = 1024
 MAX_TEXT_BYTES = 16 << 20
 READ_AT_ONCE = 256  # files
 LAYOUT = f"train.parquet and test.parquet (columns {TEXT} and {LABEL}), {ARCHIVE}, or the folders of aclImdb"
@@ -38,17 +37,22 @@ class Review(NamedTuple):
 
 def read_reviews(files: Files) -> Iterator[Review]:
     """Every review there is; raises `InvalidInput` naming the file, or the store's error."""
-    parquets = [f"{part}.parquet" for part in PARTS]
-    if any(name in files.names for name in parquets):
-        for part, name in zip(PARTS, parquets, strict=True):
-            if name not in files.names:
-                raise InvalidInput(f"{files.uri(name)}: the file is missing; put {' and '.join(parquets)} there")
-            yield from read_parquet(files.read(name), files.uri(name), part)
+    if shards := find_shards(files.names, files.uri()):
+        for part in PARTS:
+            for number, name in enumerate(shards[part]):
+                yield from _read_parquet(files, name, part, number)
     elif archive := _archive(files):
         for path, data in unpack(files.read(archive), files.uri(archive), lambda path: bool(TEXT_FILE.fullmatch(path))):
             yield _from_file(path, data, f"{files.uri(archive)}: {path}")
     else:
         yield from _read_folder(files)
+
+
+def _read_parquet(files: Files, name: str, part: str, number: int) -> Iterator[Review]:
+    table = Table(files.read(name), files.uri(name), ((TEXT,), (LABEL,)))
+    for row, (text, label) in enumerate(table.rows()):
+        _check_row(text, label, f"{table.name}: row {row}")
+        yield Review(part, f"{number:06}/{row:012}", int(label), text)
 
 
 def _archive(files: Files) -> str:
@@ -86,49 +90,9 @@ def _from_file(path: str, data: bytes, where: str) -> Review:
     return Review(found[1], path, ("neg", "pos").index(found[2]), text)
 
 
-def read_parquet(data: bytes, where: str, part: str) -> Iterator[Review]:
-    """The rows of a Parquet file with the columns text and label (0 or 1); raises `InvalidInput` naming it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        _check_columns(file.schema_arrow, where)
-        row = 0
-        for batch in file.iter_batches(ROWS, columns=[TEXT, LABEL], use_threads=False):
-            texts, labels = batch.column(TEXT).to_pylist(), batch.column(LABEL).to_pylist()
-            for text, label in zip(texts, labels, strict=True):
-                yield _from_row(text, label, where, row, part)
-                row += 1
-        if row < file.metadata.num_rows:
-            raise InvalidInput(f"{where}: {row} of {file.metadata.num_rows} rows; the file is cut short, {AGAIN}")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InvalidInput(f"{where}: not readable as Parquet ({reason}); the file is damaged, {AGAIN}") from None
-
-
-def _check_columns(schema: Any, where: str) -> None:
-    """Raises `InvalidInput` unless there are text and whole numbers or truth values under their names."""
-    import pyarrow.types as types
-
-    for name, kind, fits in (
-        (TEXT, "text", lambda found: types.is_string(found) or types.is_large_string(found)),
-        (LABEL, "whole numbers", lambda found: types.is_integer(found) or types.is_boolean(found)),
-    ):
-        if schema.names.count(name) != 1:
-            columns = ", ".join(schema.names)
-            raise InvalidInput(f"{where}: no column {name!r}, it has {columns}; call the columns {TEXT} and {LABEL}")
-        found = schema.field(name).type
-        if not fits(found):
-            raise InvalidInput(f"{where}: column {name!r} holds {found}, it must hold {kind}; write it with that type")
-
-
-def _from_row(text: str | None, label: int | None, where: str, row: int, part: str) -> Review:
-    if not text:
-        what = "no text" if text is None else "an empty text"
-        raise InvalidInput(f"{where}: row {row} has {what}; leave such rows out")
-    if label is None or not 0 <= label < len(CLASSES):
-        raise InvalidInput(
-            f"{where}: row {row} has label {label}; allowed are 0 (negative) and 1 (positive), leave others out"
-        )
-    return Review(part, f"{row:012}", int(label), text)
+def _check_row(text: object, label: object, where: str) -> None:
+    if not isinstance(text, str) or not text:
+        found = "an empty text" if text == "" else "no text" if text is None else f"{type(text).__name__} as its text"
+        raise InvalidInput(f"{where} has {found}; leave such rows out")
+    if not isinstance(label, int) or not 0 <= label < len(CLASSES):
+        raise InvalidInput(f"{where} has label {label!r}; allowed are 0 (negative) and 1 (positive), leave others out")

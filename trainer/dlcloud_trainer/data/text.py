@@ -1,6 +1,7 @@
 """Texts with labels as tensors of tokens: from a URI to train, validation and test, with the vocabulary.
 
-May import torch, numpy and the modules for files, reviews and words. The vocabulary comes from the training part alone.
+May import torch, numpy and the modules for files, Parquet, reviews, splits and words. The vocabulary comes from the
+training part alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 from ..assignment import StoreAddress
 from ..errors import InvalidInput
 from .files import Files, open_files
-from .reviews import CLASSES, PARTS, read_reviews
+from .parquet import PARTS
+from .reviews import CLASSES, read_reviews
 from .splits import LAST, SPLIT_SEED, Indices, Labels, Splits, last_part, split_off
 from .words import Numbering, Numbers, choose_vocabulary, fit, tokens_of
 
@@ -67,14 +69,14 @@ def split_texts(
     known = choose_vocabulary(words, train, vocabulary) if isinstance(vocabulary, int) else tuple(vocabulary)
     tokens = tokens_of(words, known)
 
-    def part(chosen: Sequence[Numbers], own: Labels) -> Texts:
+    def tensors(chosen: Sequence[Numbers], own: Labels) -> Texts:
         fitted, lengths = fit(chosen, tokens, length, keep)
         return Texts(torch.from_numpy(fitted), torch.from_numpy(lengths), torch.from_numpy(own))
 
     return Splits(
-        part(train, labels["train"][stays]),
-        part(held_out, labels["train"][taken]),
-        part(texts["test"], labels["test"]),
+        tensors(train, labels["train"][stays]),
+        tensors(held_out, labels["train"][taken]),
+        tensors(texts["test"], labels["test"]),
         CLASSES,
         vocabulary=known,
     )

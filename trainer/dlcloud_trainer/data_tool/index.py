@@ -16,7 +16,6 @@ from ..errors import InvalidInput
 INDEX = "dlcloud-data.json"
 PARTIAL = "dlcloud-data.partial.json"  # of an upload that is not done: what has come so far
 VERSION = 1
-MAX_BYTES = 256 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -6,9 +6,8 @@ May import torch and data's splits.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ BLANKS = 16  # samples; enough for a layer that is made from the data
 
 
 class About:
-    """Classes, normalisation, vocabulary and the shape of a sample: those of this job's data, whatever a checkpoint
+    """Classes, normalisation and the shape of a sample: those of this job's data, whatever a checkpoint
     says."""
 
     def __init__(self, uri: str, data: Splits[Any]) -> None:
@@ -36,8 +35,7 @@ class About:
 
 
 def describe(uri: str, data: Splits[Any]) -> dict[str, Any]:
-    """All but the data itself; the vocabulary is one uint8 tensor of JSON."""
-    words = json.dumps(list(data.vocabulary), ensure_ascii=True).encode()
+    """All but the data itself, and the vocabulary: who has one keeps it as a part of its own."""
     return {
         "dataUri": uri,
         "classes": list(data.classes),
@@ -47,7 +45,6 @@ def describe(uri: str, data: Splits[Any]) -> dict[str, Any]:
             {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape[1:])}
             for name, tensor in zip(names_of(data.train), data.train, strict=True)
         ],
-        "vocabulary": torch.frombuffer(bytearray(words), dtype=torch.uint8),
     }
 
 
@@ -56,15 +53,14 @@ def names_of(part: tuple[Tensor, ...]) -> tuple[str, ...]:
     return getattr(part, "_fields", None) or tuple(f"field{index}" for index in range(len(part)))
 
 
-def blank(state: Mapping[str, Any], vocabulary: Tensor) -> Splits[Any]:
+def blank(state: Mapping[str, Any], vocabulary: Sequence[str]) -> Splits[Any]:
     """Data of the same kind with a few made-up samples: to build the model without reading the data."""
     generator = torch.Generator().manual_seed(0)
     # Its names come from a checkpoint: what is no name raises ValueError.
-    kind = namedtuple("Blank", [one["name"] for one in state["fields"]])  # type: ignore[misc]  # noqa: PYI024
+    kind = namedtuple("Blank", [one["name"] for one in state["fields"]])  # type: ignore[misc]
     part = kind(*(_made_up(one["dtype"], one["shape"], generator) for one in state["fields"]))
     mean, deviation = (tuple(map(float, values)) for values in state["normalisation"])
-    words = json.loads(vocabulary.numpy().tobytes())
-    return Splits(part, part, part, tuple(state["classes"]), (mean, deviation), tuple(words))
+    return Splits(part, part, part, tuple(state["classes"]), (mean, deviation), tuple(vocabulary))
 
 
 def _made_up(dtype: str, shape: list[int], generator: torch.Generator) -> Tensor:

@@ -67,9 +67,7 @@ def find_teacher(
     if group.rank == 0:
         found = read_teacher(plan.teacher, store, warn)
         check_fit(found, data, plan.teacher)
-        told = json.dumps(
-            {"workload": found.manifest.workload, "parameters": dict(found.manifest.parameters)}
-        ).encode()
+        told = json.dumps({"workload": found.manifest.workload, "parameters": dict(found.manifest.parameters)}).encode()
     about = json.loads(group.tell(told))
     model = build(about["workload"], about["parameters"], data, device)
     if found is not None:
@@ -90,6 +88,11 @@ def read_teacher(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> 
 def check_fit(found: Found, data: Splits[Any], uri: str) -> None:
     """Raises `InvalidInput` for a teacher that knows other classes than the data has."""
     about = found.manifest.state.get("about")
+    words = found.manifest.state.get("vocabulary")
+    if isinstance(words, dict) and tuple(words.get("words", ())) != data.vocabulary:
+        raise InvalidInput(
+            f"{WHAT}: {uri!r} was trained with another vocabulary; give a teacher of the same data and vocabulary"
+        )
     classes = about.get("classes") if isinstance(about, dict) else None
     if classes is not None and list(classes) != list(data.classes):
         raise InvalidInput(

@@ -64,6 +64,9 @@ REFUSABLE = ("quantize: static", "quantize: dynamic", "prune", "distill")
 class Probabilities(nn.Module):
     """A classifier with its normalisation in front and softmax behind it; the largest probability is the answer."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, model: nn.Module, mean: Tensor, deviation: Tensor) -> None:
         super().__init__()
         self.model = model
@@ -76,6 +79,29 @@ class Probabilities(nn.Module):
         return torch.softmax(scores, 1)
 
 
+class Unit(nn.Module):
+    """Pixels of -1 to 1 to those of 0 to 1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Of any shape."""
+        return (images + 1) / 2
+
+
 def cuts(values: Values) -> tuple[Values, ...]:
     """The first samples of some data in the sizes that are traced and checked."""
     return tuple(tuple(tensor[:count].cpu() for tensor in values) for count in SAMPLES)
+
+
+def from_noise(
+    module: nn.Module, weights: nn.Module, noise: Tensor, name: str, about: str, reference: Callable[[Values], Tensor]
+) -> Exported:
+    """Of a model that draws images: `noise` (n, size) is some of what it draws from."""
+    return Exported(
+        module=module,
+        inputs=(Input(name, about),),
+        output="images",
+        output_about="pixels from 0 to 1, (n, channels, height, width)",
+        examples=cuts((noise,)),
+        reference=reference,
+        weights=weights,
+    )

@@ -59,7 +59,9 @@ def make(
                 write_onnx(exported, folder / ONNX, metadata(exported, card))
                 largest = compare(exported, folder / ONNX)
             except NotTheSame as error:
-                raise InvalidInput(f"export: {error}; the training is done and saved, its model is not exported") from None
+                raise InvalidInput(
+                    f"export: {error}; the training is done and saved, its model is not exported"
+                ) from None
             shapes = shapes_of(exported.examples)
             card["checked"] = {"tolerance": TOLERANCE, "largestDifference": largest, "shapes": shapes}
             files[ONNX] = "the model in float32, normalisation and all"

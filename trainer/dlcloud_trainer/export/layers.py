@@ -48,7 +48,7 @@ def pairs_of(model: nn.Module) -> list[Pair]:
         if plain(module):
             if layer is not None:
                 pairs.append(Pair(layer, norm, name))
-            layer, norm = (name if module.weight.requires_grad else None), None  # type: ignore[union-attr]
+            layer, norm = (name if module.weight.requires_grad else None), None
         elif isinstance(module, NORMS) and module.affine and norm is None:
             norm = name
         elif isinstance(module, nn.Flatten):

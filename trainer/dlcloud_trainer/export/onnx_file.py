@@ -5,9 +5,10 @@ May import torch and numpy; onnx and onnxruntime inside functions.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,26 @@ def compare(exported: Exported, path: Path) -> float:
         except Exception as error:  # onnxruntime's own, which share no base
             shapes = ", ".join(str(list(value.shape)) for value in values)
             raise NotTheSame(f"{path.name}: does not take inputs of {shapes}: {str(error).splitlines()[0]}") from None
-        expected = exported.reference(values).detach().float().cpu()
+        with exactly():
+            expected = exported.reference(values).detach().float().cpu()
         if found.shape != expected.shape:
             raise NotTheSame(f"{path.name}: gives {list(found.shape)} where torch gives {list(expected.shape)}")
         largest = max(largest, float((found - expected).abs().max()))
     if not largest <= TOLERANCE:
         raise NotTheSame(f"{path.name}: differs from torch by {largest:.2g}, more than {TOLERANCE:g}")
     return largest
+
+
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """A GPU computes in float32, not in the shorter numbers that it is faster with: those differ by 1e-3."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def shapes_of(examples: Sequence[Values]) -> list[list[list[int]]]:

@@ -28,7 +28,7 @@ class Pruning:
     """Masks over some of the model's weights; `copies` (averages) are held to the same masks."""
 
     def __init__(self, plan: PrunePlan, model: nn.Module, copies: tuple[nn.Module, ...] = ()) -> None:
-        self._plan, self._model, self._copies = plan, model, copies
+        self.plan, self._model, self._copies = plan, model, copies
         self._pairs = pairs_of(model) if plan.structured else []
         if plan.structured and not self._pairs:
             raise InvalidInput(
@@ -42,7 +42,7 @@ class Pruning:
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        plan = {"fraction": self._plan.fraction, "structured": self._plan.structured, "epochs": self._plan.epochs}
+        plan = {"fraction": self.plan.fraction, "structured": self.plan.structured, "epochs": self.plan.epochs}
         return {"done": self.done, "plan": plan, "masks": dict(self.masks)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Pruning:
         """Choose what goes, by the weights as they are now, and set it to 0; once in a training."""
         if not self.done:
             judged = self._copies[0] if self._copies else self._model
-            chosen = self._channels(judged) if self._plan.structured else self._smallest(judged)
+            chosen = self._channels(judged) if self.plan.structured else self._smallest(judged)
             for name, mask in chosen.items():
                 self.masks[name].copy_(mask)
             self.done, self._placed = True, None
@@ -78,7 +78,7 @@ class Pruning:
 
     def _names(self) -> list[str]:
         own = dict(self._model.named_parameters())
-        if self._plan.structured:
+        if self.plan.structured:
             return [name for pair in self._pairs for name in channel_weights(pair) if name in own]
         return [
             f"{prefix}.{name}" if prefix else name
@@ -89,14 +89,17 @@ class Pruning:
         ]
 
     def _smallest(self, model: nn.Module) -> dict[str, Tensor]:
-        """Of each weight matrix, all but its smallest values."""
+        """Of all weight matrices together, all but the smallest values; a layer keeps one at least. By layer it would
+        cost several times the accuracy: first layers have few weights, and need most of them."""
         own = dict(model.named_parameters())
-        chosen = {}
-        for name, mask in self.masks.items():
-            sizes = own[name].detach().abs().flatten().cpu()
-            removed = sizes.argsort(stable=True)[: int(self._plan.fraction * len(sizes))]
-            chosen[name] = torch.ones_like(mask).flatten().index_fill_(0, removed, 0).view(mask.shape)
-        return chosen
+        sizes = {name: own[name].detach().abs().float().cpu() for name in self.masks}
+        every = torch.cat([size.flatten() for size in sizes.values()])
+        removed = int(self.plan.fraction * len(every))
+        limit = every.kthvalue(removed).values if removed else torch.tensor(-1.0)
+        return {
+            name: ((size > limit) | ((size == size.max()) & (size.max() <= limit))).to(torch.uint8)
+            for name, size in sizes.items()
+        }
 
     def _channels(self, model: nn.Module) -> dict[str, Tensor]:
         """Of each layer, all but the channels with the smallest norm, times their normalisation's scale; one stays."""
@@ -106,7 +109,7 @@ class Pruning:
             strength = own[f"{pair.layer}.weight"].detach().flatten(1).norm(dim=1).cpu()
             if pair.norm is not None:
                 strength = strength * own[f"{pair.norm}.weight"].detach().abs().cpu()
-            count = min(int(self._plan.fraction * len(strength)), len(strength) - 1)
+            count = min(int(self.plan.fraction * len(strength)), len(strength) - 1)
             removed = strength.argsort(stable=True)[:count]
             for name in channel_weights(pair):
                 if name in own:
@@ -122,7 +125,7 @@ class Pruning:
 
     def smaller(self, model: nn.Module) -> nn.Module:
         """A copy on the CPU, without the channels that were removed."""
-        if not (self._plan.structured and self.done):
+        if not (self.plan.structured and self.done):
             return deepcopy(model).cpu()
         return shrink(model, self._pairs, self.kept())
 

@@ -21,13 +21,19 @@ def shrink(model: nn.Module, pairs: Sequence[Pair], kept: Mapping[str, Tensor]) 
     for pair in pairs:
         keep = kept[pair.layer].cpu()
         layer = small.get_submodule(pair.layer)
-        channels = layer.weight.shape[0]  # type: ignore[union-attr, index]
+        channels = outputs_of(layer)
         _replace(small, pair.layer, _with_outputs(layer, keep))
         if pair.norm is not None:
             _replace(small, pair.norm, _norm(small.get_submodule(pair.norm), keep))
         after = small.get_submodule(pair.after)
         _replace(small, pair.after, _with_inputs(after, keep, channels))
     return small
+
+
+def outputs_of(layer: nn.Module) -> int:
+    """Channels that a layer gives."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.shape[0]
 
 
 def _with_outputs(layer: nn.Module, keep: Tensor) -> nn.Module:
@@ -60,9 +66,9 @@ def _made(like: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
             bias=bias is not None,
             padding_mode=like.padding_mode,
         )
-    made.weight.copy_(weight)  # type: ignore[operator, union-attr]
+    made.weight.copy_(weight)  # type: ignore[operator]
     if bias is not None:
-        made.bias.copy_(bias)  # type: ignore[operator, union-attr]
+        made.bias.copy_(bias)  # type: ignore[operator]
     return made.train(like.training)
 
 

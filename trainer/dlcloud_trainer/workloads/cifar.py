@@ -21,6 +21,7 @@ from ..classification import Classifier, ClassifierParameters
 from ..data import Images, Splits
 from ..data import load_colour_images as load_data
 from ..errors import InvalidInput
+from ..initialisation import begin_as_keras
 from ..workload import Batch, Part
 
 __all__ = [
@@ -46,16 +47,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batchSize": 32,
         "epochs": 10,
         "epsilon": 1e-7,
+        "labelSmoothing": 0.0,
         "learningRate": 0.001,
         "optimizer": "adam",
         "schedule": "constant",
         "validation": "last",
+        "weightDecay": 0.0,
     },
     "best": {"epochs": 30, "tta": True},
 }
 REFUSED: dict[str, str] = {}
 
-WHITENED_FROM = 5000  # training images
+WHITENED_FROM, WHITENED_AT_ONCE = 5000, 500  # training images; all patches at once would take a GiB
 PATCH = 2  # pixels, width and height of the whitened patches
 FLOOR = 5e-4  # added to the patches' variances: what is only noise is not blown up
 WIDTHS = (64, 256, 256)
@@ -106,6 +109,8 @@ class Cifar(Classifier):
             whiten(model, (images[:WHITENED_FROM].float() - mean) / deviation)
         else:
             model = build_conv32_64_64(shape, classes)
+            if parameters.preset == "faithful":
+                begin_as_keras(model)
         super().__init__(model, parameters, data, device)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -213,8 +218,16 @@ def whiten(model: nn.Module, images: Tensor) -> None:
     with their negatives; it is not trained. `images` are normalised, float (n, channels, height, width)."""
     layer = model.get_submodule("whiten")
     assert isinstance(layer, nn.Conv2d)
-    patches = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
-    covariance = patches.T @ patches / len(patches)
+    size = images.shape[1] * PATCH**2
+    sums, count = torch.zeros(size, size, dtype=torch.float64), 0
+    for start in range(0, len(images), WHITENED_AT_ONCE):
+        places = (
+            images[start : start + WHITENED_AT_ONCE].unfold(2, PATCH, 1).unfold(3, PATCH, 1).permute(0, 2, 3, 1, 4, 5)
+        )
+        patches = places.flatten(3).flatten(0, 2).double()
+        sums += patches.T @ patches
+        count += len(patches)
+    covariance = sums / count
     variances, vectors = torch.linalg.eigh(covariance)
     filters = (vectors / (variances + FLOOR).sqrt()).T.view(-1, *layer.weight.shape[1:]).float()
     layer.weight.copy_(torch.cat([filters, -filters]))

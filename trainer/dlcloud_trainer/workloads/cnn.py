@@ -18,6 +18,7 @@ from ..classification import Classifier, ClassifierParameters
 from ..data import DIGITS_URI, Images, Splits
 from ..data import load_grey_images as load_data
 from ..errors import InvalidInput
+from ..initialisation import begin_as_keras
 from ..workload import Batch, Part
 
 __all__ = [
@@ -75,6 +76,8 @@ class Cnn(Classifier):
     def __init__(self, parameters: Parameters, data: Splits[Images], device: torch.device) -> None:
         self._augment = parameters.augment
         model = build(parameters, tuple(data.train.images.shape[1:]), len(data.classes))
+        if parameters.preset == "faithful":
+            begin_as_keras(model)
         super().__init__(model, parameters, data, device)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:

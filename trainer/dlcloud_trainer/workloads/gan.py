@@ -31,7 +31,7 @@ BEST_BY = "distance"
 LOWER_IS_BETTER = True
 load_data = load_unlabelled
 PRESETS: dict[str, dict[str, Any]] = {
-    "faithful": {"batchSize": 256, "epochs": 50, "epsilon": 1e-7},
+    "faithful": {"batchSize": 256, "epochs": 50, "epsilon": 1e-7, "validation": "last"},
     "best": {"batchSize": 128, "ema": 0.999, "epochs": 30},
 }
 _ONE_MODEL = "the two networks learn against each other, so"
@@ -57,8 +57,8 @@ class Usual(NamedTuple):
     clip_value: float = 0.0
 
 
-USUAL = {"dcgan": Usual("adam", 2e-4), "wgan": Usual("rmsprop", 5e-5), "wgan-gp": Usual("adam", 1e-4)}
-FAITHFUL = USUAL | {"dcgan": Usual("rmsprop", 8e-4, 1.0)}
+USUAL = {"dcgan": Usual("adam", 2e-4), "wgan": Usual("rmsprop", 3e-4), "wgan-gp": Usual("adam", 1e-4)}
+FAITHFUL = USUAL | {"dcgan": Usual("rmsprop", 8e-4, 1.0), "wgan": Usual("rmsprop", 5e-5)}
 ONLY_OF = {"dropout": ["dcgan"], "critic_steps": ["wgan", "wgan-gp"], "weight_clip": ["wgan"], "penalty": ["wgan-gp"]}
 
 
@@ -96,8 +96,8 @@ class Parameters(TrainingParameters):
         0.0,
         ge=0,
         le=10,
-        description="Highest learning rate; 0: as usual, of dcgan 0.0002 (faithful: 0.0008), of wgan 0.00005, of "
-        "wgan-gp 0.0001.",
+        description="Highest learning rate; 0: as usual, of dcgan 0.0002 (faithful: 0.0008), of wgan 0.0003 (faithful: "
+        "0.00005), of wgan-gp 0.0001.",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "constant", description="cosine, linear: rises over `warmUp` of the training, then falls to 0; constant: stays."

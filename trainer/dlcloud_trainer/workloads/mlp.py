@@ -18,6 +18,7 @@ from ..augmentation import distort
 from ..classification import Classifier, ClassifierParameters
 from ..data import DIGITS_URI, Images, Splits
 from ..data import load_grey_images as load_data
+from ..initialisation import begin_as_keras
 from ..workload import Batch, Part
 
 __all__ = [
@@ -67,6 +68,8 @@ class Mlp(Classifier):
     def __init__(self, parameters: Parameters, data: Splits[Images], device: torch.device) -> None:
         self._augment = parameters.augment
         model = build(parameters, data.train.images[0].numel(), len(data.classes))
+        if parameters.preset == "faithful":
+            begin_as_keras(model)
         super().__init__(model, parameters, data, device)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:

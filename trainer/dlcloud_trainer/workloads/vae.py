@@ -20,6 +20,7 @@ from torch.nn import functional
 from ..data import DIGITS_URI, Splits
 from ..data.unlabelled import Placed, load_unlabelled, noise_of_places
 from ..errors import InvalidInput
+from ..export.exported import Change, Exported, from_noise
 from ..initialisation import begin_as_keras
 from ..parameters import TrainingParameters
 from ..pictures import tiled
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learningRate": 0.001,
         "optimizer": "adam",
         "schedule": "constant",
+        "validation": "last",
     },
     "best": {
         "architecture": "conv",
@@ -122,6 +124,20 @@ class Vae(Supervised):
             "reconstructions": tiled(pixels(torch.cat([images, self._decode(means)])), len(images)),
             "walk": tiled(pixels(self._decode(walk)), WALK_STEPS),
         }
+
+    @property
+    def refused_exports(self) -> Mapping[str, str]:
+        """See `HandsOver`."""
+        return {"quantize: static": "the decoder draws from noise, there are no samples to measure its ranges on"}
+
+    def exported(self, data: Splits[Any], change: Change) -> Exported:
+        """The decoder: latents to images; see `HandsOver`."""
+        decoder = change(self.judged).get_submodule("decoder")
+        about = f"standard normal noise, (n, {self._noise.shape[1]})"
+        module = nn.Sequential(decoder, nn.Sigmoid())
+        return from_noise(
+            module, decoder, self._noise, "latents", about, lambda values: self._decode(values[0].to(self.device))
+        )
 
     def _decode(self, latents: Tensor) -> Tensor:
         return torch.sigmoid(self.judged.decoder(latents))  # type: ignore[operator]

@@ -53,7 +53,9 @@ def tar_gz(files: Mapping[str, bytes]) -> bytes:
     return gzip.compress(held.getvalue(), mtime=0)
 
 
-def picture(label: int, size: tuple[int, int] = (6, 5), mode: str = "RGB", form: str = "PNG", shade: int = 200) -> bytes:
+def picture(
+    label: int, size: tuple[int, int] = (6, 5), mode: str = "RGB", form: str = "PNG", shade: int = 200
+) -> bytes:
     """A file of one colour, `size` is height and width."""
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[..., label % 3] = shade
