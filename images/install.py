@@ -27,8 +27,13 @@ WHEELS = Path("/wheels")
 SECRETS = Path("/run/secrets")
 FILES = ("PIP_CERT", "PIP_CONFIG_FILE")  # pip is told where these are; of other secrets, what is in them
 EPOCH_S = 315532800  # 1980-01-01, the earliest a zip can hold: the same sources make the same layer at any time
-# Programs and modules that test the packages themselves: 200 MB beside torch, which nothing imports.
-UNUSED = ("torch/test", "torch/bin/test_*", "torch/bin/*Test", "torch/bin/protoc*", "**/tests")
+# What nothing imports; programs and modules that test the packages themselves are 200 MB beside torch.
+UNUSED = (
+    *("torch/test", "torch/bin/test_*", "torch/bin/*Test", "torch/bin/protoc*", "**/tests", "onnx/backend/test"),
+    # Of Arrow, Parquet alone is read: no headers, no RPC, no S3 client beside ours.
+    *("pyarrow/include", "pyarrow/src", "pyarrow/libarrow_flight*", "pyarrow/_flight*"),
+    *("pyarrow/libarrow_s3*", "pyarrow/_s3fs*"),
+)
 # Imported late and by name, and the operator never does but for the three that kopf asks for: 50 MB of bytecode for
 # 1,800 generated modules.
 USED_MODELS = "__init__|v1_object_meta|v1_owner_reference|v1_managed_fields_entry"

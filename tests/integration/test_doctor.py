@@ -149,7 +149,7 @@ def test_data_that_is_not_there_is_told(environ: dict[str, str], tmp_path: Path)
     with Bench(60) as bench:
         finding = stores.try_data(bench, "cnn", (tmp_path / "nothing-here").as_uri(), None, environ)
     assert finding.state is State.FAIL
-    assert "put the four MNIST files there" in finding.remedy
+    assert "put there the four files of MNIST" in finding.remedy
 
 
 def test_a_store_that_gives_back_other_bytes_is_told_and_nothing_is_left_behind(

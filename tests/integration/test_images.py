@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcloud_trainer.workload import parse_parameters
+from dlcloud_trainer.parameters import parse_parameters
 from dlcloud_trainer.workloads import find_workload
 
 from .agent.conftest import JOB_UID, Rendezvous, round_of, script_job

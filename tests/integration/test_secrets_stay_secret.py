@@ -261,6 +261,9 @@ def every_command(user: User, name: str) -> None:
         ["checkpoints", "ls", name], ["checkpoints", "ls", name, "-o", "json"], ["checkpoints", "verify", name],
         ["checkpoints", "get", name], ["checkpoints", "pin", name], ["checkpoints", "unpin", name],
         ["checkpoints", "rm", name, "--yes"],
+        ["export", name, "--out", str(user.home / "export")],
+        ["data", "ls", "s3://checkpoints/"], ["data", "verify", "s3://checkpoints/"],
+        ["data", "put", job, "s3://checkpoints/data/"],
         ["suspend", name], ["resume", name, "--set", "no.such=1"], ["completion", "bash"],
         ["doctor", job], ["run", job, "--local", "--set", "parameters.epochs=none"], ["rm", name, "--yes"],
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dlcloud_trainer.workload import parse_parameters
+from dlcloud_trainer.parameters import parse_parameters
 from dlcloud_trainer.workloads import find_workload
 
 SLEEP = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(1000)"

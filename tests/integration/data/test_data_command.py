@@ -211,7 +211,7 @@ def test_what_cannot_be_done_is_said_in_one_line(cli: Cli, place: DataPlace, sou
 def test_a_file_that_is_changed_while_it_is_sent_is_noticed(cli: Cli, place: DataPlace, tmp_path: Path) -> None:
     cli.env |= place.keys
     source = tmp_path / "growing"
-    write_files(source, {"a.bin": bytes(24 << 20)})
+    write_files(source, {"a.bin": bytes(192 << 20)})
     place.proxy.on("PUT", "partNumber=1", Fault(before=lambda request: (source / "a.bin").open("ab").write(b"x")))
     code, _, err = cli("put", source, place.uri, "--endpoint", place.endpoint)
     assert (code, "a.bin: it was changed while it was read" in err) == (1, True), err

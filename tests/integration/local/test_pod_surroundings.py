@@ -88,6 +88,7 @@ async def test_nothing_else_of_the_users_environment_leaks(tmp_path: Path, monke
         "TZ",
         "SSL_CERT_FILE",
         "CUDA_VISIBLE_DEVICES",
+        "DLCLOUD_CACHE",
         "DLCLOUD_SUPERVISED",
     }
     assert set(found) <= allowed

@@ -37,7 +37,7 @@ def test_a_damaged_data_file_is_invalid_input_that_names_the_file(server: RankSe
 def test_every_rank_refuses_wrong_data_without_waiting_for_the_others(server: RankServer, tmp_path: Path) -> None:
     ranks = server.start_round({"parameters": SMALL, "data": {"uri": f"file://{tmp_path}"}}, world_size=2)
     for rank in ranks:
-        assert "train-images-idx3-ubyte" in failure(rank, 64, "InvalidInput")
+        assert "put there the four files of MNIST" in failure(rank, 64, "InvalidInput")
 
 
 def test_an_unknown_parameter_is_invalid_input_that_lists_the_allowed_ones(server: RankServer) -> None:

@@ -103,7 +103,7 @@ def test_a_program_is_trained_and_its_state_is_on_the_store(program: Path, tmp_p
 
 
 def test_killed_and_gone_on_it_has_the_same_weights_to_the_bit(program: Path, tmp_path: Path) -> None:
-    whole = run(tmp_path, "whole", job(program, tmp_path / "a", PAUSE=0.02))
+    whole = run(tmp_path, "whole", job(program, tmp_path / "a", STEPS=400, PAUSE=0.02))
 
     async def kill_when_saved(session: LocalSession) -> None:
         await until(session, lambda: session.job is not None and session.job.status.checkpoint is not None)
@@ -112,7 +112,7 @@ def test_killed_and_gone_on_it_has_the_same_weights_to_the_bit(program: Path, tm
         (pid,) = rank_pids(session.job.status.round.members[1].uid)
         os.kill(pid, signal.SIGKILL)
 
-    killed = run(tmp_path, "killed", job(program, tmp_path / "b", PAUSE=0.02), kill_when_saved)
+    killed = run(tmp_path, "killed", job(program, tmp_path / "b", STEPS=400, PAUSE=0.02), kill_when_saved)
     assert killed.status.restarts >= 1
     begun = [int(line.rsplit(" ", 1)[1]) for line in killed.log.splitlines() if "begins at step" in line]
     assert max(begun) > 0
@@ -127,11 +127,11 @@ def test_a_suspended_program_saves_first_and_goes_on_from_there(program: Path, t
         assert session._cluster is not None
         await session._cluster.update_spec(session.key, lambda spec: spec.model_copy(update={"suspend": False}))
 
-    ended = run(tmp_path, "paused", job(program, tmp_path, PAUSE=0.03), suspend_and_resume)
+    ended = run(tmp_path, "paused", job(program, tmp_path, STEPS=300, PAUSE=0.03), suspend_and_resume)
     begun = [int(line.rsplit(" ", 1)[1]) for line in ended.log.splitlines() if "begins at step" in line]
     assert begun.count(0) == 2
     assert max(begun) > 0
-    assert saved(ended).step == STEPS
+    assert saved(ended).step == 300
     assert ended.status.restarts == 0
 
 
