@@ -206,7 +206,8 @@ def test_its_checkpoints_head_and_metrics_are_on_the_store(trained: dict[str, Tr
     assert there.head["round"] == 1 and kept[0]["step"] == STEPS and 1 <= len(kept) <= 4
     assert {f"manifests/{one['step']:012d}-000001.json" for one in kept} == {one["manifest"] for one in kept}
     assert {one["manifest"] for one in kept} <= set(there.keys)
-    assert {key.split("/")[0] for key in there.keys} == {"attempts", "head.json", "logs", "manifests", "metrics"}
+    folders = {"attempts", "head.json", "logs", "manifests", "metrics", "pictures"}
+    assert {key.split("/")[0] for key in there.keys} == folders
     assert there.status["checkpoint"]["uri"].endswith(f"/{jobs.get(APART)['metadata']['uid']}/{kept[0]['manifest']}")
     kinds = [record["kind"] for record in there.records]
     assert kinds.count("train") == STEPS and kinds.count("validation") == 2 and kinds.count("test") == 1
