@@ -167,6 +167,20 @@ def test_torch_loads_data_with_workers_in_a_forked_script(forker: Forker, tmp_pa
     assert forker.fork(["python", str(tmp_path / "train.py")])[:2] == (0, "4950\n")
 
 
+def test_a_process_group_of_a_script_is_never_destructed(forker: Forker, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import gc, tempfile, weakref\nimport torch\nimport torch.distributed as dist\n"
+        "dist.init_process_group('gloo', init_method=f'file://{tempfile.mktemp()}', rank=0, world_size=1)\n"
+        "groups = [weakref.ref(dist.group.WORLD), weakref.ref(dist.new_group([0]))]\n"
+        "dist.all_reduce(torch.zeros(1))\n"
+        "dist.destroy_process_group()\n"
+        "gc.collect()\n"
+        "print(dist.is_initialized(), [group() is not None for group in groups])\n"
+    )
+    command = ["python", str(tmp_path / "train.py")]
+    assert forker.fork(command)[:2] == (0, "False [True, True]\n")
+
+
 def test_ranks_do_not_share_random_numbers(forker: Forker) -> None:
     code = "import random, numpy; print(random.random(), numpy.random.rand())"
     first, second = (forker.fork(["python", "-c", code])[1].split() for _ in range(2))

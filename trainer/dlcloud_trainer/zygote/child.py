@@ -11,7 +11,7 @@ import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .command import read_command
 from .kernel import be_killed_first, die_with_parent
@@ -54,6 +54,7 @@ def run_rank(order: Order, loaded: Loaded) -> NoReturn:
     if run is None:
         _exec(order)
     _prepare_libraries(order.threads)
+    _keep_process_groups()
     finish(lambda: run_python(run))
 
 
@@ -71,6 +72,25 @@ def _prepare_libraries(threads: int) -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is not None:
         process.current_process().authkey = os.urandom(32)
+
+
+def _keep_process_groups() -> None:
+    """Let no process group be destructed: gloo's joins its thread while it holds the interpreter's lock, and now and
+    then that thread waits for this lock to drop its last reference. Seen at the end of a program whose model was
+    wrapped: the rank had trained, and hung for ever. The process ends without destructors; see `finish`.
+    """
+    distributed = sys.modules.get("torch.distributed.distributed_c10d")
+    if distributed is None:
+        return
+    destroy, kept = distributed.destroy_process_group, []
+
+    def destroy_process_group(group: Any = None) -> None:
+        kept.append(group if group is not None else distributed.GroupMember.WORLD)
+        kept.extend(distributed._world.pg_map if group is None else ())
+        destroy(group)
+
+    for module in (distributed, sys.modules["torch.distributed"]):
+        vars(module)["destroy_process_group"] = destroy_process_group
 
 
 def _exec(order: Order) -> NoReturn:
