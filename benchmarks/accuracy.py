@@ -138,12 +138,20 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def row(case: Case, values: Sequence[float], runs: Sequence[dict[str, Any]]) -> list[str]:
     """The cells of a case."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    spread = case.shown(statistics.stdev(values)) if len(values) > 1 else ""
     worst = min(values) if case.unit == "%" else max(values)
     seconds = statistics.median(run["seconds"] for run in runs)
-    means = (statistics.mean(values), spread, worst)
     epochs = str(runs[0]["epochs"])
-    return [case.name, *map(case.shown, means), case.goal, epochs, f"{seconds:.0f}", str(len(values))]
+    return [
+        case.name,
+        case.shown(statistics.mean(values)),
+        spread,
+        case.shown(worst),
+        case.goal,
+        epochs,
+        f"{seconds:.0f}",
+        str(len(values)),
+    ]
 
 
 if __name__ == "__main__":
