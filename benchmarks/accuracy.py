@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine_line
+from benchmarks.common import machine_line, write_between
 from benchmarks.ranks import RankServer
 
-BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
 LIMIT_S = 6 * 3600
 PERCENT = 100.0
 
@@ -71,6 +70,9 @@ def main() -> None:
     parser.add_argument("--mnist", help="URI of MNIST's four files")
     parser.add_argument("--imdb", help="URI of the movie reviews, as aclImdb or Parquet")
     parser.add_argument("--results", type=Path, default=Path("accuracy.json"), help="kept here (default accuracy.json)")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for checkpoints: a training that is broken off goes on from there"
+    )
     parser.add_argument("--write", type=Path, help="a Markdown file whose part between two marks becomes the table")
     chosen = parser.parse_args()
     unknown = set(chosen.cases) - {case.name for case in CASES}
@@ -91,23 +93,28 @@ def main() -> None:
                 key = f"{case.name}/{seed}"
                 settings = {"parameters": {**case.parameters, "seed": seed}, "ranks": chosen.ranks}
                 if results.get(key, {}).get("settings") != settings:
-                    results[key] = {**train(server, case, where[case.data], settings), "settings": settings}
+                    place = chosen.keep / f"{case.name}-{seed}" if chosen.keep else None
+                    results[key] = {**train(server, case, where[case.data], settings, place), "settings": settings}
                     chosen.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
                 one = results[key]
                 print(f"{key}: {case.shown(one['metrics'][case.measure])}, {one['seconds']:.0f} s", flush=True)
     text = table(results)
     print("\n" + text)
     if chosen.write is not None:
-        page = chosen.write.read_text()
-        start, stop = page.index(BEGIN) + len(BEGIN), page.index(END)
-        chosen.write.write_text(f"{page[:start]}\n{text}\n{page[stop:]}")
+        write_between(chosen.write, "accuracy", text)
 
 
-def train(server: RankServer, case: Case, uri: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """One training to its end."""
-    job = {"workload": case.workload, "parameters": settings["parameters"], "data": {"uri": uri}}
+def train(
+    server: RankServer, case: Case, uri: str, settings: dict[str, Any], place: Path | None = None
+) -> dict[str, Any]:
+    """One training to its end, with checkpoints where `place` is given; the seconds are those of this round."""
+    job: dict[str, Any] = {"workload": case.workload, "parameters": settings["parameters"], "data": {"uri": uri}}
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+        job["checkpoint"] = {"uri": f"file://{place.resolve()}/", "everySeconds": 60, "keepLast": 1, "keepBest": 0}
     began = time.monotonic()
-    ranks = server.start_round(job, world_size=settings["ranks"], initS=600)
+    # A round's number is higher than those before, which may have been another process's.
+    ranks = server.start_round(job, world_size=settings["ranks"], round=int(time.time()), initS=600)
     codes = [rank.wait(LIMIT_S) for rank in ranks]
     if any(codes):
         raise SystemExit(f"{case.name}: exit codes {codes}\n{ranks[0].log}")

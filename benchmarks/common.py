@@ -55,6 +55,14 @@ def print_table(title: str, figures: Sequence[Figure]) -> None:
         print(figure.row())
 
 
+def write_between(page: Path, name: str, text: str) -> None:
+    """Put the text between `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a Markdown file."""
+    old = page.read_text()
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    start, stop = old.index(begin) + len(begin), old.index(end)
+    page.write_text(f"{old[:start]}\n{text}\n{old[stop:]}")
+
+
 def wait_for(condition: Callable[[], object], limit_s: float, what: str) -> None:
     """Polls every 2 ms until the condition holds; raises TimeoutError naming what did not happen."""
     end = time.monotonic() + limit_s

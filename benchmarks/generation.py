@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import machine_line
+from benchmarks.common import machine_line, write_between
 from benchmarks.ranks import RankServer
 from dlcloud_trainer.assignment import StoreAddress
 from dlcloud_trainer.data import Images, Splits
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="instead of the preset's")
     parser.add_argument("--classifier", help="prefix of a finished cnn job with preset best, instead of training one")
     parser.add_argument("--least-accuracy", type=float, default=0.995, help="of the classifier (default 0.995)")
+    parser.add_argument("--write", type=Path, help="a Markdown file whose part between two marks becomes the table")
     chosen = parser.parse_args()
 
     chosen.results.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,10 @@ def main() -> None:
                     figures.keep(name, judged(judge, images, wanted, seconds))
                 runs[kind].append(figures.values[name])
                 print(f"{name}: {json.dumps(figures.values[name])}", flush=True)
-    print_table(figures.values["classifier"], runs, count)
+    text = table(figures.values["classifier"], runs, count)
+    print(f"\n{text}")
+    if chosen.write is not None:
+        write_between(chosen.write, "generation", text)
 
 
 def judge_test(judge: Judge, data: Splits[Images], count: int, least: float, figures: Figures) -> Tensor:
@@ -187,12 +191,15 @@ def judged(judge: Judge, images: Tensor, wanted: Tensor, seconds: float | None) 
     return {"distance": distance, "shares": [round(share, 4) for share in shares.tolist()], "seconds": seconds}
 
 
-def print_table(about: dict[str, float], runs: dict[str, list[dict[str, Any]]], count: int) -> None:
-    """One row for each kind, ready for docs/benchmarks.md."""
-    print(f"\n### Generated images\n\n{machine_line()}; classifier {about['accuracy']:.2%}, {count} images\n")
-    print("| kind | Fréchet distance, mean | deviation | rarest digit | n | seconds |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    print(f"| training images (floor) | {about['floor']:.3f} | | | | |")
+def table(about: dict[str, float], runs: dict[str, list[dict[str, Any]]], count: int) -> str:
+    """One row for each kind."""
+    lines = [
+        f"{machine_line()}; classifier {about['accuracy']:.2%}, {count} images",
+        "",
+        "| kind | Fréchet distance, mean | deviation | rarest digit | n | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+        f"| training images (floor) | {about['floor']:.3f} | | | | |",
+    ]
     for kind, own in runs.items():
         distances = [run["distance"] for run in own]
         spread = f"{statistics.stdev(distances):.3f}" if len(own) > 1 else ""
@@ -200,9 +207,9 @@ def print_table(about: dict[str, float], runs: dict[str, list[dict[str, Any]]], 
         known = [run["seconds"] for run in own if run["seconds"] is not None]
         seconds = f"{statistics.mean(known):.0f}" if known else ""
         missed = "" if rarest >= LEAST_SHARE else f" (less than {LEAST_SHARE:.0%})"
-        print(
-            f"| {kind} | {statistics.mean(distances):.3f} | {spread} | {rarest:.1%}{missed} | {len(own)} | {seconds} |"
-        )
+        cells = (kind, f"{statistics.mean(distances):.3f}", spread, f"{rarest:.1%}{missed}", str(len(own)), seconds)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

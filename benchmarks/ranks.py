@@ -26,11 +26,11 @@ gc.disable()
 import dlcloud_trainer.rank as rank
 import dlcloud_trainer.workloads.cnn
 sys.stdout.write("ready\\n"); sys.stdout.flush()
-live = set()
+live = {}  # descriptor -> child; waiting costs nothing that a figure would show
 pending = b""
 while True:
-    readable = select.select([0], [], [], 0.002)[0]
-    if readable:
+    readable = select.select([0, *live], [], [])[0]
+    if 0 in readable:
         data = os.read(0, 65536)
         if not data:
             break
@@ -48,15 +48,13 @@ while True:
                 os.dup2(null, 0); os.dup2(log, 1); os.dup2(log, 2)
                 os.environ.update(order["env"], DLCLOUD_EVENTS_FD=str(events))
                 rank.main()
-            live.add(child)
+            live[os.pidfd_open(child)] = child
             sys.stdout.write(f"forked {order['id']} {child}\\n"); sys.stdout.flush()
-    while live:
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child == 0:
-            break
-        live.discard(child)
-        sys.stdout.write(f"ended {child} {os.waitstatus_to_exitcode(status)}\\n"); sys.stdout.flush()
-for child in live:
+    for descriptor in live.keys() & set(readable):
+        os.close(descriptor)
+        child, status, used = os.wait4(live.pop(descriptor), 0)
+        sys.stdout.write(f"ended {child} {os.waitstatus_to_exitcode(status)} {used.ru_maxrss}\\n"); sys.stdout.flush()
+for child in live.values():
     os.kill(child, signal.SIGKILL)
 """
 
@@ -83,13 +81,18 @@ class RankProcess:
         """As in subprocess, None while it runs."""
         return self.server.ended.get(self.pid)
 
+    @property
+    def peak_mib(self) -> float:
+        """The process' largest resident size, once it has ended; what it shares with the server counts, too."""
+        return self.server.peak_kib[self.pid] / 1024
+
     def wait(self, limit_s: float = 60) -> int:
         """The exit code; raises TimeoutError with the log's end."""
-        end = time.monotonic() + limit_s
-        while (code := self.exit_code) is None:
-            if time.monotonic() > end:
-                raise TimeoutError(f"rank {self.rank} still runs after {limit_s} s\n{self.log}")
-            time.sleep(0.002)
+        with self.server.heard:
+            self.server.heard.wait_for(lambda: self.exit_code is not None, limit_s)
+        code = self.exit_code
+        if code is None:
+            raise TimeoutError(f"rank {self.rank} still runs after {limit_s} s\n{self.log}")
         return code
 
     def wait_for_event(self, kind: str, limit_s: float = 60, **wanted: Any) -> dict[str, Any]:
@@ -122,6 +125,8 @@ class RankServer:
     env: dict[str, str] = field(default_factory=dict)
     prelude: str = ""  # Python to run before the trainer is used
     ended: dict[int, int] = field(default_factory=dict)
+    peak_kib: dict[int, int] = field(default_factory=dict)
+    heard: threading.Condition = field(default_factory=threading.Condition)
     _forked: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> RankServer:
@@ -173,21 +178,22 @@ class RankServer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(line).encode() + b"\n")
         self._process.stdin.flush()
-        end = time.monotonic() + 20
-        while order not in self._forked:
-            if time.monotonic() > end:
+        with self.heard:
+            if not self.heard.wait_for(lambda: order in self._forked, 20):
                 raise TimeoutError("the rank server does not fork")
-            time.sleep(0.0005)
         return RankProcess(rank, self._forked[order], events, log, self)
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             word, *rest = line.decode().split()
-            if word == "forked":
-                self._forked[rest[0]] = int(rest[1])
-            else:
-                self.ended[int(rest[0])] = int(rest[1])
+            with self.heard:
+                if word == "forked":
+                    self._forked[rest[0]] = int(rest[1])
+                else:
+                    self.peak_kib[int(rest[0])] = int(rest[2])
+                    self.ended[int(rest[0])] = int(rest[1])
+                self.heard.notify_all()
 
 
 def round_assignment(job: dict[str, Any], *, world_size: int, round: int) -> dict[str, Any]:

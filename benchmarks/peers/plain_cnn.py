@@ -1,8 +1,9 @@
-"""The cnn as one writes it in plain PyTorch, in one file: the peer in benchmarks.throughput.
+"""The cnn as one writes it in plain PyTorch, in one file: its peer in benchmarks.throughput.
 
-Same data, model, batches, augmentation, optimiser and threads as the built-in workload; no checkpoints, no reports.
-Prints samples per second of training, without the first epoch and without evaluation. With WORLD_SIZE above 1 it trains
-under DDP.
+`python -m benchmarks.peers.plain_cnn DATA.pt EPOCHS`: reads the training tensors (images uint8, labels), prints one
+JSON line: samples per second and the largest resident size of this process. With WORLD_SIZE above 1 it trains under
+DDP. No checkpoints, no reports, no evaluation; what is measured is from the end of an epoch's first step to that of
+its last but one, without the first epoch.
 """
 
 import math
@@ -16,9 +17,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dlcloud_trainer.data.digits import load_digits  # the data only; everything else is plain PyTorch
+from benchmarks.peers.measured import report
 
-EPOCHS, BATCH, RATE = int(sys.argv[1]), 64, 2e-3
+EPOCHS, BATCH, RATE = int(sys.argv[2]), 64, 2e-3
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -31,11 +32,9 @@ def augment(images: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    train = load_digits().train
-    images, labels = train.images, train.labels
+    images, labels = torch.load(sys.argv[1])
     model: nn.Module = nn.Sequential(
         nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5),
         nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10),
@@ -43,27 +42,22 @@ def main() -> None:
     if WORLD > 1:
         dist.init_process_group("gloo")
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
-    steps = EPOCHS * math.ceil(len(labels) / BATCH)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    seconds, samples = 0.0, 0
-    for epoch in range(EPOCHS):
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(epoch))
-        for start in range(0, len(order), BATCH):
-            mine = order[start : start + BATCH].tensor_split(WORLD)[RANK]
-            pixels = images[mine].unsqueeze(1).float()
-            loss = F.cross_entropy(model((augment(pixels) - 33.3) / 78.6), labels[mine])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0, fused=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * math.ceil(len(labels) / BATCH))
+    ends: list[list[tuple[float, int]]] = []
+    for _ in range(EPOCHS):
+        ends.append([])
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(len(ends)))
+        for batch in order.split(BATCH):
+            mine = batch.tensor_split(WORLD)[RANK]
+            pixels = (augment(images[mine].float()) - 33.3) / 78.6
+            loss = F.cross_entropy(model(pixels), labels[mine])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
-            if start == 0:
-                began, before = time.perf_counter(), BATCH
-        if epoch > 0:
-            seconds += time.perf_counter() - began
-            samples += len(order) - before
-    if RANK == 0:
-        sys.stdout.write(f"{samples / seconds}\n")
+            ends[-1].append((time.perf_counter(), len(batch)))
+    report(ends)
 
 
 if __name__ == "__main__":
