@@ -113,6 +113,16 @@ def namespaces_of_module(request: pytest.FixtureRequest) -> list[str]:
     return request.node.stash.setdefault(_NAMESPACES, [])
 
 
+@pytest.fixture(scope="module")
+def jobs_of_module(cluster: Cluster, installed: Release, namespaces_of_module: list[str]) -> Iterator[Jobs]:
+    """The jobs of one namespace for all tests of the file."""
+    installed.wait_leading()
+    namespaces_of_module.append(cluster.make_namespace("e2e"))
+    installed.admit(namespaces_of_module[-1])
+    yield Jobs(cluster, namespaces_of_module[-1])
+    cluster.delete_namespace(namespaces_of_module[-1])
+
+
 @pytest.fixture
 def jobs(release: Release, cluster: Cluster, namespace: str) -> Jobs:
     """The jobs of the test's namespace, which may use the bundled store."""

@@ -140,7 +140,7 @@ def test_kubectl_get_wide_also_shows_the_time_left_the_checkpoint_and_what_it_do
     (row,) = table(seen.during["wide"])
     assert list(row)[-3:] == ["ETA", "CHECKPOINT", "MESSAGE"]
     assert re.fullmatch(r"(\d+h\d\dm|\d+m\d\ds|\d+s)", row["ETA"]), row
-    assert 1 <= int(row["CHECKPOINT"]) <= STEPS and row["MESSAGE"] == "training on 2 workers"
+    assert 0 <= int(row["CHECKPOINT"]) <= STEPS and row["MESSAGE"] == "training on 2 workers"
 
 
 def test_kubectl_describe_shows_conditions_members_and_events(seen: Seen) -> None:

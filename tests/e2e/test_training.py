@@ -6,7 +6,6 @@ All of it trains once, for the whole file; the tests look at what it left.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,6 @@ from ..rig.jobs import Object, manifest
 from . import evidence
 from .command import Dlcloud
 from .jobs import DIGITS, TRAINER, Jobs
-from .release import Release
 from .store import Record, Store
 from .turns import turn
 
@@ -75,22 +73,12 @@ def spec_of(name: str) -> Object:
 
 
 @pytest.fixture(scope="module")
-def jobs(cluster: Cluster, installed: Release, turns: Path, namespaces_of_module: list[str]) -> Iterator[Jobs]:
-    """The jobs of one namespace for all tests of the file."""
-    installed.wait_leading()
-    namespaces_of_module.append(cluster.make_namespace("e2e"))
-    installed.admit(namespaces_of_module[-1])
-    yield Jobs(cluster, namespaces_of_module[-1])
-    cluster.delete_namespace(namespaces_of_module[-1])
-
-
-@pytest.fixture(scope="module")
-def trained(jobs: Jobs, store: Store, turns: Path) -> dict[str, Trained]:
+def trained(jobs_of_module: Jobs, store: Store, turns: Path) -> dict[str, Trained]:
     """Both trainings on the cluster, at the same time, to their ends."""
     with turn(turns, alone=False):
         for name in (APART, TOGETHER):
-            jobs.create(name, **spec_of(name))
-        return {name: ended(jobs, store, name) for name in (APART, TOGETHER)}
+            jobs_of_module.create(name, **spec_of(name))
+        return {name: ended(jobs_of_module, store, name) for name in (APART, TOGETHER)}
 
 
 def ended(jobs: Jobs, store: Store, name: str) -> Trained:
@@ -200,7 +188,7 @@ def test_the_status_says_how_far_it_came(trained: dict[str, Trained]) -> None:
     assert status["checkpoint"]["step"] == STEPS and "eta" not in progress
 
 
-def test_its_checkpoints_head_and_metrics_are_on_the_store(trained: dict[str, Trained], jobs: Jobs) -> None:
+def test_its_checkpoints_head_and_metrics_are_on_the_store(trained: dict[str, Trained], jobs_of_module: Jobs) -> None:
     there = trained[APART]
     kept = there.head["checkpoints"]
     assert there.head["round"] == 1 and kept[0]["step"] == STEPS and 1 <= len(kept) <= 4
@@ -208,15 +196,17 @@ def test_its_checkpoints_head_and_metrics_are_on_the_store(trained: dict[str, Tr
     assert {one["manifest"] for one in kept} <= set(there.keys)
     folders = {"attempts", "head.json", "logs", "manifests", "metrics", "pictures"}
     assert {key.split("/")[0] for key in there.keys} == folders
-    assert there.status["checkpoint"]["uri"].endswith(f"/{jobs.get(APART)['metadata']['uid']}/{kept[0]['manifest']}")
+    assert there.status["checkpoint"]["uri"].endswith(
+        f"/{jobs_of_module.get(APART)['metadata']['uid']}/{kept[0]['manifest']}"
+    )
     kinds = [record["kind"] for record in there.records]
     assert kinds.count("train") == STEPS and kinds.count("validation") == 2 and kinds.count("test") == 1
 
 
 def test_the_command_line_lists_and_verifies_its_checkpoints_through_a_forwarded_port(
-    trained: dict[str, Trained], jobs: Jobs, store: Store, cluster: Cluster, tmp_path: Path
+    trained: dict[str, Trained], jobs_of_module: Jobs, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
-    dlcloud, job = Dlcloud(tmp_path, cluster.kubeconfig), (APART, "-n", jobs.namespace)
+    dlcloud, job = Dlcloud(tmp_path, cluster.kubeconfig), (APART, "-n", jobs_of_module.namespace)
     steps = [one["step"] for one in trained[APART].head["checkpoints"]]
     store.client()  # forwards anew where the connection broke
     listed = json.loads(dlcloud.run("checkpoints", "ls", *job, "--endpoint", store.endpoint, "-o", "json"))
@@ -226,9 +216,9 @@ def test_the_command_line_lists_and_verifies_its_checkpoints_through_a_forwarded
 
 
 def test_without_an_endpoint_the_command_line_says_how_the_store_is_reached(
-    trained: dict[str, Trained], jobs: Jobs, cluster: Cluster, tmp_path: Path
+    trained: dict[str, Trained], jobs_of_module: Jobs, cluster: Cluster, tmp_path: Path
 ) -> None:
     dlcloud = Dlcloud(tmp_path, cluster.kubeconfig)
-    said = dlcloud.run("checkpoints", "ls", APART, "-n", jobs.namespace, code=3)
+    said = dlcloud.run("checkpoints", "ls", APART, "-n", jobs_of_module.namespace, code=3)
     assert "kubectl port-forward -n dlcloud-system svc/dlcloud-s3 8333:8333" in said, said
     assert "--endpoint http://127.0.0.1:8333" in said

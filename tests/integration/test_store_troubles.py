@@ -297,7 +297,7 @@ def test_a_rank_that_dies_while_the_store_is_away_waits_for_it_and_goes_on(
     os.kill(pid, signal.SIGKILL)
     one.wait_for("StoreUnreachable: the round waits for its checkpoint: .* refuses connections")
     server.start()
-    one.wait_for("Recovered: the store of the checkpoints answers again")
+    one.wait_for("Recovered: the object store answers again")
     one.wait_for("Recovered: checkpoints are saved again")
     assert one.status()["phase"] == "Running" and one.status()["restarts"] == 1
 

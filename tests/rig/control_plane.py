@@ -213,8 +213,8 @@ class ControlPlane(Cluster):
     @contextlib.contextmanager
     def paused(self, name: str = API_SERVER) -> Iterator[None]:
         """A program that does not answer, for the length of a block: SIGSTOP, SIGCONT."""
-        self._running[name].signal(signal.SIGSTOP)
         try:
+            self._running[name].stand_still()
             yield
         finally:
             with contextlib.suppress(RigError):

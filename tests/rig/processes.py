@@ -99,6 +99,11 @@ class Program:
         """Raises RigError when it is not running."""
         os.kill(self.pid, number)
 
+    def stand_still(self, limit_s: float = 10.0) -> None:
+        """SIGSTOP; returns when all of its threads have met it, some of which may still answer meanwhile."""
+        self.signal(signal.SIGSTOP)
+        until(f"{self.name} stands still", lambda: set(states(self.pid)) == {"T"}, limit_s, poll_s=0.005)
+
     def stop(self, grace_s: float) -> None:
         """Terminate, and kill what is still there after `grace_s`; 0 kills at once."""
         if self._popen is None:
@@ -116,6 +121,15 @@ class Program:
             lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
             return f"; the end of {self.log}:\n" + "\n".join(f"  {line}" for line in lines)
         return ""
+
+
+def states(pid: int) -> list[str]:
+    """What each of its threads is at, as in proc(5): R runs, S sleeps, T is stopped."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            found.append(task.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,7 +6,7 @@ learn by, a workload says that derives from `Adversarial`.
 
 from __future__ import annotations
 
-import gc
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from .averaging import Average
 from .checkpoint import Stateful
 from .export.exported import Change, Exported, Unit, Values, from_noise
 from .parameters import TrainingParameters
-from .supervised import make_optimizer
+from .supervised import make_optimizer, mixed_precision
 from .workload import Wrap
 
 Name = Literal["generator", "discriminator"]
@@ -89,8 +89,6 @@ class Adversarial:
 
     def wrap(self, wrap: Wrap) -> None:
         """See `Task.wrap`."""
-        self.wrapped = dict(self.models)
-        gc.collect()  # an earlier wrapper's hooks go with it
         self.wrapped = {name: wrap(model) for name, model in self.models.items()}
 
     def begin_step(self, rate: float) -> None:
@@ -115,9 +113,9 @@ class Adversarial:
         self.optimizers[name].step()
         self.optimizers[name].zero_grad()
 
-    def mixed(self) -> torch.autocast:
+    def mixed(self) -> contextlib.AbstractContextManager[object, bool | None]:
         """Inside, what is computed may be in bfloat16, where the parameters say so."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.parameters.precision == "bfloat16")
+        return mixed_precision(self.parameters, self.device)
 
 
 def advice(loss: Tensor, images: Tensor, *, keep: bool = False) -> Tensor:

@@ -51,7 +51,7 @@ class Classifier(Supervised):
         )
 
     def normalize(self, values: Tensor) -> Tensor:
-        """The data's values to mean 0 and deviation 1, about; float32."""
+        """The data's values to mean 0 and deviation 1, about, or with faithful those of images from 0 to 1; float32."""
         return (values.float() - self._mean) / self._deviation
 
     @abstractmethod

@@ -68,8 +68,9 @@ class Group:
         return values
 
     def sum_later(self, values: Tensor) -> dist.Work | None:
-        """The same in the background; None when there is nothing to wait for."""
-        return None if self.alone else dist.all_reduce(values, group=self._processes, async_op=True)
+        """The same in the background; of a rank that is not alone."""
+        work: dist.Work | None = dist.all_reduce(values, group=self._processes, async_op=True)
+        return work
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -164,14 +165,16 @@ class Agreement(Generic[T]):
         self._pending: tuple[dist.Work | None, Tensor, bool, T] | None = None
 
     def exchange(self, *, stop: bool, pause: bool, loss: Tensor | None, about: T) -> Agreed[T] | None:
-        """Say something about this step, and hear about the one before (None at the first). Reading a loss on a GPU
-        waits for it.
+        """Say something about this step, and hear about the one before (None at the first); of a rank alone, about this
+        one. Reading a loss on a GPU waits for it.
         """
+        if self._group.alone:
+            return Agreed(stop, pause, None if loss is None else loss.item(), about)
         values = torch.tensor([stop, pause, 0.0 if loss is None else loss.item()], dtype=torch.float64)
         work = self._group.sum_later(values)
         before = self.settle()
         self._pending = (work, values, loss is not None, about)
-        return self.settle() if self._group.alone else before
+        return before
 
     def ahead(self) -> Agreed[T] | None:
         """Hear the last step's loss before the next one; whether to stop or to pause is left for `exchange`, which does

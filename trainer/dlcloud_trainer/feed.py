@@ -8,10 +8,8 @@ from __future__ import annotations
 import torch
 
 from .assignment import Place
-from .sharding import Schedule, epoch_order, mix, share
+from .sharding import STEP, Schedule, epoch_order, mix, share
 from .workload import Batch, Part
-
-STEP = 2  # what a seed is for: 0 is weights, 1 the order of an epoch, 3 noise that no rank has to itself
 
 
 class Feed:

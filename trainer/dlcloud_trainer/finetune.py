@@ -1,6 +1,6 @@
 """Fine-tuning: a new training begins with the weights of another job's checkpoint.
 
-May import checkpoint, objects, distributed and supervised's patterns. Rank 0 reads, the others get the weights from it;
+May import checkpoint, objects and supervised's patterns. Rank 0 reads, the others get the weights from it;
 a job that has a checkpoint of its own never comes here.
 """
 
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .assignment import StoreAddress
-from .checkpoint.restore import Found, Reading
+from .checkpoint.restore import Reading
 from .checkpoint.resume import foreign_lineage
 from .checkpoint.settings import in_memory
-from .distributed import Group
 from .errors import InvalidInput
 from .objects import Objects, open_objects
 from .parameters import TrainingParameters
@@ -29,38 +28,34 @@ def begin_from(
     parameters: TrainingParameters,
     models: Mapping[str, nn.Module],
     store: StoreAddress,
-    group: Group,
     warn: Callable[[str], None],
 ) -> None:
-    """Fill the models with the weights that `from` leads to, but for `newHead`'s. Raises `InvalidInput` for weights
-    that do not fit, and what reading a checkpoint raises."""
-    if group.rank == 0:
-        saved = read_weights(parameters.start_from, store, warn)
-        for name, model in models.items():
-            fill(model, weights_of(name, saved), parameters.new_head)
-    for model in models.values():
-        group.hand_out(model)
+    """Fill rank 0's models with the weights that `from` leads to, but for `newHead`'s. Raises `InvalidInput` for
+    weights that do not fit, and what reading a checkpoint raises."""
+    saved = read_weights(parameters.start_from, store, warn)
+    for name, model in models.items():
+        fill(model, weights_of(name, saved), parameters.new_head)
 
 
 def read_weights(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> dict[str, Tensor]:
     """All tensors of the newest sound checkpoint at a job's prefix, or of one manifest, by their names in it."""
-    return _read(uri, store, warn).tensors
+    return _read(uri, store, warn).into(in_memory).tensors
 
 
 def read_state(uri: str, store: StoreAddress, part: str) -> Any:
-    """What a part of that checkpoint holds beside tensors, as JSON; raises `InvalidInput` where there is no such
-    part."""
+    """What a part of that checkpoint holds beside tensors, as JSON, without reading these; raises `InvalidInput` where
+    there is no such part."""
     state = _read(uri, store, lambda text: None).manifest.state  # who reads the weights warns of damage
     if part not in state:
         raise InvalidInput(f"{WHAT}: the checkpoint has no {part}; begin from one of the same workload and kind")
     return state[part]
 
 
-def _read(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> Found:
+def _read(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> Reading:
     def open_store(where: str, what: str) -> Objects:
         return open_objects(where, endpoint=store.endpoint, region=store.region, ca_file=store.ca_file, what=what)
 
-    return Reading(foreign_lineage(uri, open_store, WHAT), warn).into(in_memory)
+    return Reading(foreign_lineage(uri, open_store, WHAT), warn)
 
 
 def weights_of(model: str, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:

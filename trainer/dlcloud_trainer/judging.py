@@ -25,15 +25,10 @@ REHEARSED = 2  # samples; one is too few for batch normalisation
 
 
 def evaluate(
-    task: Task,
-    samples: Batch,
-    group: Group,
-    heartbeat: Heartbeat,
-    step: int,
-    sums_out: dict[str, Tensor] | None = None,
-) -> dict[str, float]:
-    """What is told of all samples: ranks measure unpadded shares, sums and counts are added up. `sums_out` gets the
-    sums themselves."""
+    task: Task, samples: Batch, group: Group, heartbeat: Heartbeat, step: int
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """What is told of all samples, and the sums that it is made from: ranks measure unpadded shares, sums and counts
+    are added up."""
     mine = share(range(len(samples[0])), group.world_size, group.rank)
     chosen = mine or range(1)  # a rank without a share measures one sample and counts none
     totals: dict[str, Tensor] = {}
@@ -53,9 +48,7 @@ def evaluate(
         sums.zero_()
     *parts, count = torch.split(group.sum(sums), [*(totals[name].numel() for name in names), 1])
     whole = {name: part.view(totals[name].shape) for name, part in zip(names, parts, strict=True)}
-    if sums_out is not None:
-        sums_out |= whole
-    return task.describe(whole, int(count.item()))
+    return task.describe(whole, int(count.item())), whole
 
 
 def draw(task: Task, validation: Batch) -> Mapping[str, Tensor]:

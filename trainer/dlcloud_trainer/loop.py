@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from .assignment import Assignment, Place
 from .distributed import Agreed, Agreement, choose_device, join
@@ -25,10 +25,9 @@ from .judging import Best, draw, evaluate, models, rehearse, set_training
 from .parameters import TrainingParameters
 from .progress import Ledger, Reporter, StepRecord
 from .saver import Saver
-from .sharding import Schedule, mix
+from .sharding import WEIGHTS, Schedule, mix
 from .workload import Moment, Workload
 
-WEIGHTS = 0  # what a seed is for; see feed
 DAMAGED = "CheckpointDamaged"
 
 
@@ -48,13 +47,14 @@ def train(
     """
     saver.begin()  # asks the store for the newest checkpoint while the ranks find each other
     device = choose_device(place)
-    data = workload.load_data(assignment.job.data_uri, assignment.job.store, parameters)
+    job, patience = assignment.job, saver.patience
+    data = patience.insist("its data", lambda: workload.load_data(job.data_uri, job.store, parameters))
     torch.manual_seed(mix(parameters.seed, WEIGHTS))
     task = workload.make_task(parameters, data, device)
     ledger = Ledger()
-    compression = Compression(assignment.job.export, assignment.job.workload, task, parameters)
+    compression = Compression(job.export, job.workload, task, parameters)
     best = Best(task) if parameters.patience else None
-    about = About(assignment.job.data_uri, data)
+    about = About(job.data_uri, data)
     parts = {**task.parts, **compression.parts, **(best.parts if best is not None else {}), PART: about}
     parts["ledger"] = ledger
     saver.restore_into(parts)
@@ -62,13 +62,14 @@ def train(
     group = join(assignment, place, device, on_lost)
     drain.take_charge()
     resumed = group.share(saver.restored(), parts)
+    warn = partial(events.warning, DAMAGED)
     if not resumed:
+        if parameters.start_from and place.rank == 0:
+            patience.insist("the weights of `from`", lambda: begin_from(parameters, models(task), job.store, warn))
         # One seed gives the same weights on every rank only if all processors compute alike, to the last bit.
         for model in models(task).values():
             group.hand_out(model)
-    if parameters.start_from and not resumed:
-        begin_from(parameters, models(task), assignment.job.store, group, lambda text: events.warning(DAMAGED, text))
-    compression.teach(data, assignment.job.store, group, device, lambda text: events.warning(DAMAGED, text))
+    compression.teach(data, job.store, group, device, patience, warn)
     schedule = Schedule(len(data.train[0]), parameters.batch_size, parameters.epochs + compression.epochs)
     feed = Feed(tuple(part.to(device) for part in data.train), parameters.seed, schedule, place)
     validation, test = (tuple(part.to(device) for part in split) for split in (data.validation, data.test))
@@ -77,7 +78,7 @@ def train(
     reporter = Reporter(ledger, schedule, events, saver, active=place.rank == 0)
     agreement = Agreement[StepRecord](group)
     nothing_to_do = ledger.ended or ledger.samples >= schedule.total_samples
-    if nothing_to_do and assignment.restarts == 0 and assignment.job.resume_from and place.rank == 0:
+    if nothing_to_do and assignment.restarts == 0 and job.resume_from and place.rank == 0:
         events.warning("NothingToTrain", f"resumeFrom has {ledger.samples} samples behind it; raise parameters.epochs")
     compression.begin_epoch(schedule.epoch(ledger.samples))
     task.begin_epoch(schedule.epoch(ledger.samples))
@@ -89,7 +90,7 @@ def train(
 
     while not stopped:
         if ledger.samples % schedule.samples == 0 and ledger.validated_epochs < schedule.epoch(ledger.samples):
-            means = evaluate(task, validation, group, heartbeat, ledger.step)
+            means, _ = evaluate(task, validation, group, heartbeat, ledger.step)
             ledger.validated_epochs = schedule.epoch(ledger.samples)
             score = -means[workload.BEST_BY] if workload.LOWER_IS_BETTER else means[workload.BEST_BY]
             ledger.score = score
@@ -99,7 +100,7 @@ def train(
             if best is not None and is_best:
                 best.keep(task)
             reporter.evaluated("validation", means)
-            if place.rank == 0:
+            if saver.store is not None:
                 saver.keep_pictures(draw(task, validation), ledger.validated_epochs)
             ledger.ended = 0 < parameters.patience <= ledger.validated_epochs - ledger.best_epoch
             over = ledger.ended or ledger.samples >= schedule.total_samples
@@ -160,16 +161,16 @@ def train(
         if not stopped:
             group.barrier()
     if not stopped:
-        sums: dict[str, Tensor] = {}
-        tested = evaluate(task, test, group, heartbeat, ledger.step, sums)
+        tested, sums = evaluate(task, test, group, heartbeat, ledger.step)
         reporter.evaluated("test", tested)
         saver.keep_confusion(sums.get("confusion"), data.classes, ledger.step)
         if compression.plan is not None:  # killed from here on, the next round comes straight back to it
-            judged = {"validation": evaluate(task, validation, group, heartbeat, ledger.step), "test": tested}
+            validated, _ = evaluate(task, validation, group, heartbeat, ledger.step)
+            judged = {"validation": validated, "test": tested}
             with heartbeat.alive(ledger.step, EXPORT_LIMIT_S):
                 saver.settle()
                 if saver.store is not None:
-                    facts = facts_of(assignment.job, workload, parameters, data, ledger, judged)
+                    facts = facts_of(job, workload, parameters, data, ledger, judged)
                     export(task, data, compression, facts, saver.store)
                 group.barrier()
         group.part()

@@ -44,7 +44,8 @@ class MetricsLog:
         self._parts: list[bytearray] = []  # those not yet written whole; the last one grows
         self._first = 0  # number of the first of them
         self._changed = threading.Condition()
-        self._dirty = self._closing = self._told = self._well = self._hurried = False
+        self._dirty = self._closing = self._told = self._well = self._hurried = self._busy = False
+        self._failures = 0
         self._recorded = self._stored = 0  # records so far, and those of them that lie in the store
         self._thread: threading.Thread | None = None
 
@@ -63,12 +64,17 @@ class MetricsLog:
                 self._thread.start()
 
     def flush(self, limit_s: float) -> bool:
-        """Write what was recorded so far; False when that takes longer than `limit_s`, or the store was away before."""
+        """Write what was recorded so far, at once even after an outage; False when it fails, or takes longer than
+        `limit_s`."""
         with self._changed:
             asked = self._recorded
+            enough = self._failures + (
+                2 if self._busy else 1
+            )  # a try under way may have begun while the store was away
             self._hurried = True
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._stored >= asked or self._told, limit_s) and not self._told
+            self._changed.wait_for(lambda: self._stored >= asked or self._failures >= enough, limit_s)
+            return self._stored >= asked
 
     def close(self, limit_s: float) -> None:
         """Write what is left, for at most `limit_s`."""
@@ -82,7 +88,7 @@ class MetricsLog:
         pause_s, last = EVERY_S, False
         while not last:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or (self._hurried and not self._told), pause_s)
+                self._changed.wait_for(lambda: self._closing or self._hurried, pause_s)
                 last, self._hurried = self._closing, False
             for _ in range(CLOSING_TRIES if last else 1):
                 written = self._write_parts()
@@ -96,7 +102,9 @@ class MetricsLog:
         with self._changed:
             if not self._dirty:
                 return True
+            self._busy = True
             pending = [(self._first + index, bytes(part)) for index, part in enumerate(self._parts)]
+            growing = pending[-1][0]  # the others are whole
             self._dirty, recorded = False, self._recorded
         for number, data in pending:
             try:
@@ -105,22 +113,21 @@ class MetricsLog:
                 self._failed(error)
                 return False
             with self._changed:
-                if number < self._first + len(self._parts) - 1:  # a later part was begun: this one is whole
+                if number < growing:
                     del self._parts[0]
                     self._first += 1
         if not self._well:
             self._recovered(NOT_WRITTEN)
         with self._changed:
-            self._told, self._well, self._stored = False, True, recorded
+            self._told, self._well, self._busy, self._stored = False, True, False, recorded
             self._changed.notify_all()
         return True
 
     def _failed(self, error: Exception) -> None:
         with self._changed:
-            self._dirty = True
-        self._well = False
-        if not self._told:
-            with self._changed:
-                self._told = True
-                self._changed.notify_all()
+            told, self._told = self._told, True
+            self._dirty, self._well, self._busy = True, False, False
+            self._failures += 1
+            self._changed.notify_all()
+        if not told:
             self._warn(NOT_WRITTEN, f"{error}; training goes on, its metrics are kept and written later")

@@ -1,7 +1,7 @@
 """Rank 0's dealings with the store: take over, save, record, finish.
 
-May import checkpoint, metrics and events. On the other ranks, and in a job without `checkpoint`, every call does
-nothing: the loop asks no questions.
+May import checkpoint, metrics, patience and events. On the other ranks, and in a job without `checkpoint`, every call
+does nothing: the loop asks no questions. `patience` is every rank's.
 """
 
 from __future__ import annotations
@@ -9,28 +9,25 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from .assignment import Assignment
 from .checkpoint import Checkpointer, CheckpointSettings, Committed, Restored, Stateful, collect
-from .checkpoint.errors import StoreUnreachable, StoreUnusable, UploadFailed
+from .checkpoint.errors import StoreUnusable, UploadFailed
 from .checkpoint.trouble import UPLOAD_FAILED
-from .errors import NotSaved, StoreAway
+from .errors import NotSaved
 from .events import Events
 from .metrics import MetricsLog
 from .objects import Objects
+from .patience import Patience
 from .pictures import CONFUSION, Pictures
 from .troubles import Troubles
 
-T = TypeVar("T")
 RECORDS_LIMIT_S = 5.0
 RETRY_S = 10.0  # after a failed upload the next save comes so soon, however rare saves are
-PART_OF_INIT = 0.75  # of limits.init a later round waits for a store that is away; the rest is for the first step
-LONGEST_PAUSE_S = 2.0
-STORE_AWAY = "StoreUnreachable"
 
 
 class Saver:
@@ -49,8 +46,7 @@ class Saver:
         self._saved_at = time.monotonic()
         self._limit_s = assignment.checkpoint_s
         self._events, self._troubles = events, Troubles(events, inherited=assignment.round > 1)
-        # The first round has a user who waits for an answer; in a later one the store was fit before.
-        self._patience_s = PART_OF_INIT * assignment.init_s if assignment.round > 1 else 0.0
+        self.patience = Patience(assignment, self._troubles)
         plan = assignment.job.checkpoint
         self.keeps_best = plan is not None and plan.keep_best > 0  # on every rank
         if plan is None or not active:
@@ -198,7 +194,7 @@ class Saver:
     def _take_over(self) -> None:
         assert self._checkpointer is not None
         try:
-            self._restored = self._insist(self._go_on)
+            self._restored = self.patience.insist("its checkpoint", self._go_on)
         except BaseException as error:
             self._error = error
 
@@ -208,29 +204,6 @@ class Saver:
             return None
         self._parts_known.wait()
         return self._checkpointer.restore(self._parts)
-
-    def _insist(self, take_over: Callable[[], T]) -> T:
-        """The result of `take_over`, tried again while the store is away: not in the first round, and within
-        `limits.init`."""
-        began, pause_s = time.monotonic(), 0.1
-        while True:
-            try:
-                result = take_over()
-            except StoreUnreachable as error:
-                waited_s = time.monotonic() - began
-                if not self._patience_s:
-                    raise
-                if waited_s >= self._patience_s:
-                    raise StoreAway(f"waited {waited_s:.0f} s for the last checkpoint: {error}") from None
-                self._troubles.warn(
-                    STORE_AWAY,
-                    f"the round waits for its checkpoint: {error} (tried again for {self._patience_s:.0f} s)",
-                )
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            else:
-                self._troubles.over(STORE_AWAY, "the store of the checkpoints answers again")
-                return result
 
     def _flush_records(self) -> None:
         # Steps before a checkpoint are never made again: records of theirs that are lost now would be lost for good.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 _MASK = 2**64 - 1
+WEIGHTS, ORDER, STEP, NOISE = range(4)  # what a seed is for; noise is that which no rank has to itself
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Schedule:
 
 def epoch_order(seed: int, epoch: int, samples: int) -> Tensor:
     """The order of an epoch: a permutation of 0 to samples - 1, int64 (samples,)."""
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(mix(seed, 1, epoch)))
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(mix(seed, ORDER, epoch)))
 
 
 def share(positions: range, world_size: int, rank: int) -> range:

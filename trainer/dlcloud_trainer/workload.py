@@ -18,11 +18,10 @@ from .assignment import StoreAddress
 from .checkpoint import Stateful
 from .data.splits import Splits
 from .parameters import HasParameters, TrainingParameters
-from .sharding import mix, share
+from .sharding import NOISE, mix, share
 
 Batch = tuple[Tensor, ...]
 Measures = Mapping[str, Tensor]
-NOISE = 3  # what a seed is for; see loop
 
 
 @dataclass(frozen=True)

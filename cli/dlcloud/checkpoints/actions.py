@@ -5,34 +5,23 @@ May import this package, formats and output. Nothing here decides about checkpoi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ..exits import EXIT_FAILED, EXIT_OK
 from ..formats import Format, document_text
 from ..home import short
-from ..jobs.errors import JobsError, Unreachable
 from ..output import Output
 from ..target import Target
 from ..view.words import size
-from .progress import open_meter
-from .tool import EXPORT, MODULE, Event, run_tool
+from .running import Refused, run
+from .tool import EXPORT, Event
 
 Ask = Callable[[str], bool]
 
 
-class Refused(JobsError):
-    """The request is wrong, or needs `--force`; the exit code is that of a wrong option."""
-
-    def __init__(self, message: str, *, force: bool) -> None:
-        super().__init__(message)
-        self.force = force
-
-
-def verify(target: Target, words: Sequence[str], form: Format, out: Output, err: Output) -> int:
+def verify(target: Target, words: Sequence[str], form: Format, out: Output) -> int:
     """Say of every checkpoint whether it is sound; 1 when one is not."""
     found: list[Mapping[str, Any]] = []
 
@@ -42,7 +31,7 @@ def verify(target: Target, words: Sequence[str], form: Format, out: Output, err:
             if not form.for_machines:
                 out.line(_verdict(event.fields))
 
-    result = _run("verify", target, words, [], told, err)
+    result = run("verify", target, words, [], told)
     if form.for_machines:
         out.line(document_text(found, form))
     elif not result["sound"]:
@@ -69,7 +58,7 @@ def get(target: Target, word: str, path: Path | None, *, only: str, force: bool,
     place = (path or Path(f"{target.name}-{word}")).expanduser()
     options = ["--out", str(place), *(["--only", only] if only else []), *(["--force"] if force else [])]
     try:
-        result = _run("get", target, [word], options, lambda event: None, err)
+        result = run("get", target, [word], options, lambda event: None)
     except KeyboardInterrupt:
         err.line("interrupted; the same command goes on from what has come")
         raise
@@ -89,7 +78,7 @@ def export(
     place = (path or Path(f"{target.name}-export")).expanduser()
     options = ["--out", str(place), "--quantize", quantize]
     options += [*(["--data", data] if data else []), *(["--force"] if force else [])]
-    result = _run("export", target, [word], options, _notice(err), err, EXPORT)
+    result = run("export", target, [word], options, _notice(err), EXPORT)
     out.line(f"{result['workload']}, step {result['step']}: {short(Path(result['folder']).absolute())}")
     width = max(len(file["name"]) for file in result["files"])
     for file in result["files"]:
@@ -106,10 +95,10 @@ def export(
     return EXIT_OK
 
 
-def pin(target: Target, words: Sequence[str], pinned: bool, out: Output, err: Output) -> int:
+def pin(target: Target, words: Sequence[str], pinned: bool, out: Output) -> int:
     """Set or take away the pin of these steps."""
     verb = "pin" if pinned else "unpin"
-    result = _run(verb, target, words, [], lambda event: None, err)
+    result = run(verb, target, words, [], lambda event: None)
     steps = _steps(result["steps"])
     state = "pinned" if pinned else "not pinned"
     if result["already"]:
@@ -133,7 +122,7 @@ def remove(
     stopped = not record.running if record is not None else True
     options = ["--stopped"] if stopped else []
     try:
-        result = _run("rm", target, words, [*options, *(["--force"] if force else [])], _notice(err), err)
+        result = run("rm", target, words, [*options, *(["--force"] if force else [])], _notice(err))
     except Refused as refusal:
         if not refusal.force:
             raise
@@ -142,7 +131,7 @@ def remove(
         if not ask(str(refusal)):
             out.line("nothing was removed")
             return EXIT_FAILED
-        result = _run("rm", target, words, [*options, "--force"], _notice(err), err)
+        result = run("rm", target, words, [*options, "--force"], _notice(err))
     left = f"left: {', '.join(map(str, result['left']))}" if result["left"] else "none is left"
     out.line(f"{_steps(result['removed'])} removed; {left}")
     if not result["deleted"]:
@@ -160,34 +149,3 @@ def _notice(err: Output) -> Callable[[Event], None]:
             err.line(event.fields["message"])
 
     return told
-
-
-def _run(
-    verb: str,
-    target: Target,
-    words: Sequence[str],
-    options: Sequence[str],
-    told: Callable[[Event], None],
-    err: Output,
-    module: str = MODULE,
-) -> Mapping[str, Any]:
-    """Run the tool with a meter; returns its result. Raises JobsError, Refused among them."""
-    with open_meter(sys.stderr) as meter, closing(run_tool(verb, target, words, options, module=module)) as events:
-        for event in events:
-            if event.kind == "progress":
-                meter.show(event.fields)
-            elif event.kind == "error":
-                raise _error(event)
-            elif event.kind == "result":
-                return event.fields
-            else:
-                with meter.pause():
-                    told(event)
-    raise JobsError(f"the trainer's tool said nothing about {verb}")
-
-
-def _error(event: Event) -> JobsError:
-    message = str(event.fields.get("message"))
-    if event.fields.get("usage"):
-        return Refused(message, force=bool(event.fields.get("force")))
-    return Unreachable(message) if event.fields.get("unreachable") else JobsError(message)

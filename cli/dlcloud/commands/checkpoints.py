@@ -133,7 +133,7 @@ def verify(
     from ..checkpoints import actions
 
     with opened(job, place) as target:
-        code = actions.verify(target, steps or ["all"], output, Output(sys.stdout), Output(sys.stderr))
+        code = actions.verify(target, steps or ["all"], output, Output(sys.stdout))
     raise typer.Exit(code)
 
 
@@ -183,7 +183,7 @@ def _set_pins(job: str, steps: list[str], pinned: bool, place: Place) -> None:
     from ..checkpoints import actions
 
     with opened(job, place) as target:
-        actions.pin(target, steps, pinned, Output(sys.stdout), Output(sys.stderr))
+        actions.pin(target, steps, pinned, Output(sys.stdout))
 
 
 @on_place(endpoint=True)
@@ -211,7 +211,7 @@ def rm(
 @contextlib.contextmanager
 def opened(job: str, place: Place) -> Iterator[Target]:
     """What the argument names; wrong requests and Ctrl-C end with their exit codes."""
-    from ..checkpoints.actions import Refused
+    from ..checkpoints.running import Refused
     from ..exits import EXIT_USAGE
     from ..target import open_target
 

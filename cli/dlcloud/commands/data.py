@@ -115,7 +115,8 @@ def verify(
 @contextlib.contextmanager
 def _target(uri: str, endpoint: str, *, writes: bool = False) -> Iterator[Target]:
     """What the argument names; wrong requests and Ctrl-C end with their exit codes."""
-    from ..data.actions import Refused, open_place
+    from ..checkpoints.running import Refused
+    from ..data.actions import open_place
 
     try:
         with open_place(uri, endpoint, writes=writes) as target:

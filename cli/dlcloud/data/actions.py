@@ -1,23 +1,22 @@
 """`dlcloud data put|ls|verify`: the tool's events as words for a user.
 
-May import the checkpoints' meter and tool, formats and output. Nothing here reads or writes data: the tool does.
+May import the checkpoints' way to run a tool, formats and output. Nothing here reads or writes data: the tool does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..checkpoints.progress import open_meter
-from ..checkpoints.tool import DATA, Event, run_tool
+from ..checkpoints.running import Refused, run
+from ..checkpoints.tool import DATA, Event
 from ..exits import EXIT_FAILED, EXIT_OK
 from ..formats import Column, Format, document_text, table_lines
-from ..jobs.errors import JobsError, Unreachable
+from ..jobs.errors import JobsError
 from ..objects import Access
 from ..output import Output
 from ..target import Target, uri_access
@@ -25,10 +24,6 @@ from ..view.words import size
 
 _COLUMNS = (Column("SIZE", right=True), Column("FILE"), Column("STATE"), Column("SHA-256", wide=True))
 _URI = re.compile(r"s3://[^/]+(/.*)?|file:///.*")
-
-
-class Refused(JobsError):
-    """The request is wrong; the exit code is that of a wrong option."""
 
 
 @contextlib.contextmanager
@@ -46,7 +41,7 @@ def open_place(uri: str, endpoint: str, *, writes: bool = False) -> Iterator[Tar
 def put(target: Target, source: Path, out: Output, err: Output) -> int:
     """Upload a file or a folder."""
     try:
-        result = _run("put", target, [str(source)], lambda event: None)
+        result = run("put", target, [str(source)], (), lambda event: None, DATA)
     except KeyboardInterrupt:
         err.line("interrupted; the same command goes on with what has not come")
         raise
@@ -60,7 +55,12 @@ def put(target: Target, source: Path, out: Output, err: Output) -> int:
 def ls(target: Target, form: Format, out: Output, err: Output) -> int:
     """List the files of a data set."""
     found: list[Mapping[str, Any]] = []
-    result = _run("ls", target, [], lambda event: found.append(event.fields) if event.kind == "file" else None)
+
+    def file_told(event: Event) -> None:
+        if event.kind == "file":
+            found.append(event.fields)
+
+    result = run("ls", target, [], (), file_told, DATA)
     if form.for_machines:
         out.line(document_text(found, form))
         return EXIT_OK
@@ -84,7 +84,7 @@ def verify(target: Target, form: Format, out: Output) -> int:
             if not form.for_machines:
                 out.line(f"{event.fields['name']}: {event.fields['problem']}")
 
-    result = _run("verify", target, [], told)
+    result = run("verify", target, [], (), told, DATA)
     if form.for_machines:
         out.line(document_text(found, form))
     elif result["sound"]:
@@ -98,29 +98,6 @@ def verify(target: Target, form: Format, out: Output) -> int:
 
 def _files(count: int) -> str:
     return f"{count} file{'s' * (count != 1)}"
-
-
-def _run(verb: str, target: Target, words: list[str], told: Callable[[Event], None]) -> Mapping[str, Any]:
-    """Run the tool with a meter; returns its result. Raises JobsError."""
-    with open_meter(sys.stderr) as meter, contextlib.closing(run_tool(verb, target, words, module=DATA)) as events:
-        for event in events:
-            if event.kind == "progress":
-                meter.show(event.fields)
-            elif event.kind == "error":
-                raise _error(event)
-            elif event.kind == "result":
-                return event.fields
-            else:
-                with meter.pause():
-                    told(event)
-    raise JobsError(f"the tool for data said nothing about {verb}")
-
-
-def _error(event: Event) -> JobsError:
-    message = str(event.fields.get("message"))
-    if event.fields.get("usage"):
-        return Refused(message)
-    return Unreachable(message) if event.fields.get("unreachable") else JobsError(message)
 
 
 def _is_here(access: Access) -> bool:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from yarl import URL
 
-from .connection import Connection
+from .connection import Connection, Session
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +123,18 @@ class KubeApi:
     async def stream(self, path: str, **params: str) -> AsyncGenerator[Object, None]:
         """The events of a watch, until the server ends it. Not counted among the calls under way, and not repeated."""
         try:
-            response = await self._send("GET", f"{path}?{urlencode(params)}", None, _JSON, _ACCEPT, _STREAM)
-            async with response:
-                if response.status >= 300:
-                    raise _refusal(response.status, await response.read(), None)
-                async for line in response.content:
-                    yield json.loads(line)
+            session = await self._connection.session()
+            async with asyncio.timeout(_CALL_S):
+                response = await _send(session, "GET", f"{path}?{urlencode(params)}", None, _JSON, _ACCEPT, _STREAM)
+            session.streams.add(response)
+            try:
+                async with response:
+                    if response.status >= 300:
+                        raise _refusal(response.status, await response.read(), None)
+                    async for line in response.content:
+                        yield json.loads(line)
+            finally:
+                session.streams.discard(response)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, type(error).__name__, str(error) or "the stream was cut off") from error
         except ApiError as error:
@@ -204,7 +210,8 @@ class KubeApi:
         began = time.monotonic()
         status = 0
         try:
-            response = await self._send(verb, url, body, content_type, accept, self._timeout)
+            session = await self._connection.session()
+            response = await _send(session, verb, url, body, content_type, accept, self._timeout)
             text = await response.read()
             status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -216,32 +223,32 @@ class KubeApi:
             return json.loads(text)  # type: ignore[no-any-return]
         raise _refusal(status, text, response.headers.get("Retry-After"))
 
-    async def _send(
-        self,
-        verb: str,
-        url: str,
-        body: Mapping[str, Any] | None,
-        content_type: str,
-        accept: str,
-        limits: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        # Straight to the session of `kubernetes.aio`: what its own `request` does around it costs as much as the rest.
-        session = await self._connection.session()
-        return await session.http.request(
-            verb,
-            URL(session.server + url, encoded=True),
-            headers={**session.headers, "Accept": accept, "Content-Type": content_type},
-            data=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
-            timeout=limits,
-            **session.options,
-        )
-
     def _pause_s(self, error: ApiError, attempt: int) -> float | None:
         """Seconds until the next attempt; None when another one cannot help."""
         if error.status and error.status not in _TRY_AGAIN:
             return None
         grown = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 20))
         return error.retry_after_s + grown * (0.5 + 0.5 * self._random_unit())
+
+
+async def _send(
+    session: Session,
+    verb: str,
+    url: str,
+    body: Mapping[str, Any] | None,
+    content_type: str,
+    accept: str,
+    limits: aiohttp.ClientTimeout,
+) -> aiohttp.ClientResponse:
+    # Straight to the session of `kubernetes.aio`: what its own `request` does around it costs as much as the rest.
+    return await session.http.request(
+        verb,
+        URL(session.server + url, encoded=True),
+        headers={**session.headers, "Accept": accept, "Content-Type": content_type},
+        data=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+        timeout=limits,
+        **session.options,
+    )
 
 
 def _refusal(status: int, text: bytes, retry_after: str | None) -> ApiError:

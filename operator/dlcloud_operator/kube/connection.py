@@ -6,6 +6,7 @@ May import aiohttp and kubernetes. It never logs a credential, and never writes 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,12 +29,15 @@ class NotConfigured(Exception):
 
 
 class Session(NamedTuple):
-    """`options`: further arguments of each request, as the kubeconfig wants them."""
+    """`options`: further arguments of each request, as the kubeconfig wants them. Whoever reads a response that may
+    never end keeps it in `streams` meanwhile: it is closed with the session, which alone would leave its reader waiting
+    for ever (aiohttp drops the time limits of the connections it closes)."""
 
     http: aiohttp.ClientSession
     server: str
     headers: dict[str, str]  # they identify us
     options: dict[str, Any]
+    streams: set[aiohttp.ClientResponse]
 
 
 class Connection:
@@ -45,8 +49,9 @@ class Connection:
         self._monotonic = monotonic
         self._client: ApiClient | None = None
         self._headers: dict[str, str] = {}
+        self._streams: set[aiohttp.ClientResponse] = set()
         self._read_at = 0.0
-        self._seen: tuple[tuple[str, int], ...] = ()
+        self._seen: tuple[tuple[str, str], ...] = ()
         self._reading = asyncio.Lock()
 
     async def client(self) -> tuple[ApiClient, dict[str, str]]:
@@ -65,7 +70,7 @@ class Connection:
         told = {"proxy": rest.proxy, "proxy_headers": rest.proxy_headers}
         told["server_hostname"] = client.configuration.tls_server_name
         options = {name: value for name, value in told.items() if value}
-        return Session(rest.pool_manager, str(client.configuration.host), headers, options)
+        return Session(rest.pool_manager, str(client.configuration.host), headers, options, self._streams)
 
     async def renew(self) -> None:
         """The API server refused the credentials: read them again. Raises NotConfigured."""
@@ -74,8 +79,8 @@ class Connection:
     async def close(self) -> None:
         """Close every connection."""
         if self._client is not None:
-            await self._client.close()  # type: ignore[no-untyped-call]
-            self._client = None
+            retired, self._client = self._client, None
+            await _close(retired, self._streams)
 
     async def _refresh(self, force: bool) -> None:
         asked_at = self._monotonic()
@@ -100,10 +105,12 @@ class Connection:
             headers = {"Authorization": str(authorization)} if authorization else {}
             seen = _fingerprint(configuration)
             if self._client is None or force or seen != self._seen:
-                retired, self._client = self._client, ApiClient(configuration)
+                retired, streams = self._client, self._streams
+                self._client, self._streams = ApiClient(configuration), set()
                 if retired is not None:
-                    # Requests under way finish on the old connections.
-                    asyncio.get_running_loop().call_later(_MAX_AGE_S, _close_later, retired)
+                    # Requests under way finish on the old connections; watches go over to the new ones.
+                    _end(streams)
+                    asyncio.get_running_loop().call_later(_MAX_AGE_S, _close_later, retired, streams)
             self._headers, self._seen, self._read_at = headers, seen, self._monotonic()
 
     async def _load(self, configuration: Configuration) -> None:
@@ -125,20 +132,31 @@ class Connection:
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_later(client: ApiClient) -> None:
-    task = asyncio.get_running_loop().create_task(client.close())  # type: ignore[no-untyped-call]
+def _close_later(client: ApiClient, streams: set[aiohttp.ClientResponse]) -> None:
+    task = asyncio.get_running_loop().create_task(_close(client, streams))
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 
 
-def _fingerprint(configuration: Configuration) -> tuple[tuple[str, int], ...]:
-    """What the TLS side was made of; the token is no part of it, it goes into a header."""
+async def _close(client: ApiClient, streams: set[aiohttp.ClientResponse]) -> None:
+    _end(streams)
+    await client.close()  # type: ignore[no-untyped-call]
+
+
+def _end(streams: set[aiohttp.ClientResponse]) -> None:
+    for response in tuple(streams):
+        response.close()
+
+
+def _fingerprint(configuration: Configuration) -> tuple[tuple[str, str], ...]:
+    """What the TLS side was made of, by content: a kubelet writes all files of a volume anew when only the token
+    changed. The token is no part of it, it goes into a header."""
     found = []
     for name in ("ssl_ca_cert", "cert_file", "key_file"):
         path = getattr(configuration, name)
         if path:
             try:
-                found.append((path, Path(path).stat().st_mtime_ns))
+                found.append((path, hashlib.sha256(Path(path).read_bytes()).hexdigest()))
             except OSError:
-                found.append((path, 0))
+                found.append((path, ""))
     return tuple(found)

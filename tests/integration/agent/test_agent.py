@@ -197,6 +197,25 @@ def test_a_killed_zygote_ends_the_round_and_the_next_round_runs(
     assert rendezvous.result(agent.name, 2)["outcome"] == "Succeeded"
 
 
+def test_a_rank_that_died_before_the_next_round_was_heard_of_keeps_its_own_end(
+    rendezvous, start_agent, round_script, processes_below
+) -> None:
+    agent = start_agent()
+    rendezvous.tell(
+        agent.name, round_script(1, "python", "-c", "import time; print('there', flush=True); time.sleep(99)")
+    )
+    agent.line("there")
+    (zygote,) = processes_below(agent.process.pid)
+    (rank,) = processes_below(zygote)
+    os.kill(zygote, signal.SIGSTOP)  # a busy machine: it is told of the death late
+    os.kill(rank, signal.SIGKILL)
+    rendezvous.tell(agent.name, round_script(2, "python", "-c", "print('again', flush=True)"))
+    rendezvous.report(agent.name, lambda report: report["round"] == 2)  # it is heard of
+    os.kill(zygote, signal.SIGCONT)
+    assert rendezvous.result(agent.name, 1)["outcome"] == "Signal"
+    assert rendezvous.result(agent.name, 2)["outcome"] == "Succeeded"
+
+
 def test_a_fork_that_never_speaks_is_a_fork_hang_and_gets_a_new_zygote(
     rendezvous, start_agent, round_script, processes_below, until
 ) -> None:

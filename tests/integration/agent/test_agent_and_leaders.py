@@ -180,8 +180,9 @@ def test_agents_go_on_reporting_over_a_rotation_of_the_certificate(cluster: Clus
     cluster.call(cluster.service.reset)
     cluster.call(leader.server.publish, in_round(2, "python", "-c", "print('again', flush=True)"))
     agent.line("again")  # over new ones
-    reported = until(lambda: (found := cluster.call(leader.report)) and found.round == 2 and found, "round 2")
-    assert reported.results
+    until(
+        lambda: (found := cluster.call(leader.report)) and found.round == 2 and found.results, "the result of round 2"
+    )
     assert "CERTIFICATE_VERIFY_FAILED" not in agent.text()
 
 

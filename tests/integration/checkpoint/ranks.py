@@ -24,6 +24,7 @@ from dlcloud_trainer.checkpoint import Checkpointer, CheckpointSettings, upload
 from dlcloud_trainer.checkpoint.errors import Fenced
 from dlcloud_trainer.checkpoint.layout import HEAD, Head, Manifest
 from dlcloud_trainer.objects import open_objects
+from tests.rig.processes import states
 
 LIMIT_S = 60.0
 SLICE_BYTES = 1 << 20
@@ -89,8 +90,7 @@ class RankProcess:
         os.kill(self.pid, signal.SIGCONT)
 
     def is_stopped(self) -> bool:
-        stat = Path(f"/proc/{self.pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] == "T"
+        return set(states(self.pid)) == {"T"}
 
     def wait(self, limit_s: float = LIMIT_S) -> int:
         """Its exit code, negative for a signal."""

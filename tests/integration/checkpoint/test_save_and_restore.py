@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from dlcloud_trainer.checkpoint import collect, restore_into
 from dlcloud_trainer.checkpoint.errors import NothingToResume, StateMismatch, StateNotPlain, UploadFailed
 from dlcloud_trainer.checkpoint.layout import HEAD, Head, Manifest, seal
 from dlcloud_trainer.objects import Objects
+from tests.rig.processes import until
 
 Make = Callable[..., Any]
 
@@ -435,3 +437,29 @@ def test_a_prepared_buffer_changes_nothing_but_the_time(place: Any, rank: Make) 
     one.save(state, {}, step=1, samples=1, wait=True)
     one.flush(30)
     assert torch.equal(rank(place, 2).checkpointer.take_over().tensors["w"], state["w"])
+
+
+def test_a_save_leaves_no_openmp_threads_behind(place: Any, rank: Make) -> None:
+    """While there are more than processors, those of the training sleep at every barrier."""
+
+    def openmp_threads() -> int:
+        return sum(1 for _ in Path("/proc/self/task").iterdir()) - threading.active_count()
+
+    state = {"w": torch.randn(1 << 20)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        warm = rank(place, 1).checkpointer  # what a store's client keeps is there from here on
+        warm.take_over()
+        warm.save(state, {}, step=1, samples=1, wait=True)
+        warm.flush(30)
+        state["w"].add_(1)
+        before = openmp_threads()
+        one = rank(place, 2).checkpointer
+        one.take_over()
+        one.prepare(state)
+        one.save(state, {}, step=2, samples=1, wait=True)
+        one.flush(30)
+        until("no more OpenMP threads than before the save", lambda: openmp_threads() <= before, 10)
+    finally:
+        torch.set_num_threads(threads)

@@ -248,7 +248,7 @@ class OperatorProcess(Program):
         self.stop(grace_s=0)
 
     def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
+        self.stand_still()
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)

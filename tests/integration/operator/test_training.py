@@ -66,6 +66,7 @@ def trained(operator: OperatorProcess, real: Kubelet, jobs: Jobs, s3_server: Any
     os.kill(rank, signal.SIGKILL)
     status = jobs.until_phase(NAME, "Succeeded", "Failed", limit_s=TRAINING_S)
     jobs.cluster.kubectl("wait", "--for=condition=Complete", f"tj/{NAME}", "-n", jobs.namespace, "--timeout=5s")
+    jobs.until_pods_ended(NAME)
     return Trained(
         status,
         jobs.pods(NAME),

@@ -22,7 +22,8 @@ from dlcloud_trainer.assignment import Place
 from dlcloud_trainer.data.splits import Splits
 from dlcloud_trainer.data.unlabelled import Placed
 from dlcloud_trainer.distributed import Group
-from dlcloud_trainer.loop import Feed, rehearse, seed_generators, set_training
+from dlcloud_trainer.feed import Feed, seed_generators
+from dlcloud_trainer.judging import rehearse, set_training
 from dlcloud_trainer.parameters import parse_parameters
 from dlcloud_trainer.progress import Ledger
 from dlcloud_trainer.sharding import Schedule

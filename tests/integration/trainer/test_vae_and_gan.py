@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.ranks import RankServer
 from dlcloud_trainer.assignment import StoreAddress
-from dlcloud_trainer.loop import set_training
+from dlcloud_trainer.judging import set_training
 from dlcloud_trainer.objects import open_objects
 from dlcloud_trainer.parameters import parse_parameters
 from dlcloud_trainer.workloads import find_workload

@@ -89,6 +89,14 @@ def test_an_equal_or_lower_round_changes_nothing(number: int) -> None:
     assert state.ledger.round == 2
 
 
+def test_a_rank_that_was_over_before_it_was_killed_for_the_next_round_keeps_its_own_end() -> None:
+    state = running_state((0, 1))
+    state.on_assignment(assignment(2, (0, 1)), at(2))
+    state.on_rank_exit(RankId(1, 0), -9, "", at(2.1), killed=False)
+    state.on_rank_exit(RankId(1, 1), -9, "", at(2.2), killed=True)
+    assert outcomes(state) == {(1, 0): "Signal", (1, 1): "Stopped"}
+
+
 def test_a_newer_round_kills_first_and_launches_when_all_are_reaped() -> None:
     state = running_state((0, 1))
     effects = state.on_assignment(assignment(2, (0, 1)), at(2))

@@ -281,7 +281,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(field=st.sampled_from(sorted(f.alias or n for n, f in TrainingJobSpec.model_fields.items())), value=json_values)
 def test_no_value_of_any_field_ends_in_a_traceback(field: str, value: Any) -> None:
     try:
@@ -292,7 +292,7 @@ def test_no_value_of_any_field_ends_in_a_traceback(field: str, value: Any) -> No
         assert isinstance(job, TrainingJob)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(value=json_values)
 def test_no_document_ends_in_a_traceback(value: Any) -> None:
     for given_value in (value, manifest(value), {**manifest(CASES["base"]), "metadata": value}):

@@ -156,7 +156,7 @@ def observations(draw: st.DrawFn) -> tuple[JobView, tuple[PodView, ...], Reports
     return job, named, told
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(observations())
 def test_a_plan_keeps_the_rules_in_any_state(seen: tuple[JobView, tuple[PodView, ...], Reports]) -> None:
     job, pods, reports = seen

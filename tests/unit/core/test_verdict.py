@@ -333,7 +333,7 @@ def test_a_verdict_that_is_open_is_looked_at_again() -> None:
     assert scene.wake == ended_at + seconds(12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     workers=st.integers(2, 5),
     lost=st.sets(st.integers(0, 4), min_size=1, max_size=4),

@@ -32,7 +32,7 @@ def strike(world: World, events: list[tuple[float, str, int]]) -> None:
     world.run(ENDS_WITHIN_S)
 
 
-quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_a_job_without_faults_succeeds_in_its_first_round() -> None:

@@ -402,7 +402,7 @@ def test_pauses_grow_up_to_their_bound(failures: int, unit: float) -> None:
     assert backoff.delay_s(failures, 0.0) <= backoff.delay_s(failures + 1, 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "resync", "later", "yield"]), st.integers(0, 3)),

@@ -252,19 +252,19 @@ def test_a_job_that_is_gone_is_forgotten(parses: list[Any]) -> None:
 
 
 @given(ANYTHING)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_whatever_makes_it_raise(raw: Any) -> None:
     read(raw)
 
 
 @given(ANYTHING, st.sampled_from(["metadata", "spec", "status"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_job_with_anything_as_a_part_does_not_make_it_raise(anything: Any, part: str) -> None:
     read({**job(status={}), part: anything})
 
 
 @given(st.dictionaries(st.sampled_from([*TrainingJobStatus.model_fields, "conditions", "recovery", "round"]), ANYTHING))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_status_of_anything_does_not_make_it_raise(status: Any) -> None:
     read(job(status=status))
 

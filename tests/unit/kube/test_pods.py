@@ -238,13 +238,13 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_whatever_makes_it_raise(raw: Any) -> None:
     read_pod(raw)
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_pod_with_anything_in_one_place_does_not_make_it_raise(data: st.DataObject) -> None:
     raw = data.draw(
         st.sampled_from([pod(), failed(1, message=agents_words()), pending(condition("PodScheduled", "False"))])

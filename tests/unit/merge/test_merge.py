@@ -196,7 +196,7 @@ values = st.recursive(
 maps = st.dictionaries(st.sampled_from("abcd"), values, max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(base=maps, patch=maps)
 def test_merging_twice_is_merging_once_and_changes_neither_side(base: dict[str, Any], patch: dict[str, Any]) -> None:
     before = copy.deepcopy((base, patch))

@@ -460,7 +460,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=json_values, key=texts)
 def test_a_value_comes_out_of_a_template_as_it_went_in(filled: Callable[..., Any], value: Any, key: str) -> None:
     assert filled("a:\n  - {{ v | yaml }}\nb: 1\n? {{ k | yaml }}\n: 2\n", v=value, k=f"k{key}") == {
@@ -528,7 +528,7 @@ def written_by_a_user(text: str, labels: dict[str, str], affinity: dict[str, Any
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=texts.filter(bool),
     labels=st.dictionaries(texts, texts, min_size=1, max_size=3),

@@ -120,3 +120,12 @@ def test_an_address_of_another_kind_is_refused_with_the_allowed_ones(uri: str) -
 
 def test_the_builtin_digits_need_no_store() -> None:
     assert load_grey_images(DIGITS_URI, StoreAddress("http://127.0.0.1:1"), PARAMETERS) is digits.load_digits()
+
+
+@pytest.mark.parametrize(("preset", "least", "largest"), [("faithful", 0.0, 1.0), ("default", -0.42, 2.82)])
+def test_pixels_go_from_0_to_1_in_the_faithful_preset_alone(preset: str, least: float, largest: float) -> None:
+    (mean,), (deviation,) = load_grey_images(
+        DIGITS_URI, StoreAddress(), TrainingParameters(preset=preset)
+    ).normalisation
+    assert (0 - mean) / deviation == pytest.approx(least, abs=0.01)
+    assert (255 - mean) / deviation == pytest.approx(largest, abs=0.01)

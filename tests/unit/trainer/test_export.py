@@ -19,6 +19,7 @@ from dlcloud_trainer.errors import InvalidInput
 from dlcloud_trainer.export.about import blank, data_hash, describe
 from dlcloud_trainer.export.card import Facts
 from dlcloud_trainer.export.compression import Compression
+from dlcloud_trainer.export.distilling import Teacher
 from dlcloud_trainer.export.exported import HandsOver
 from dlcloud_trainer.export.handover import make
 from dlcloud_trainer.export.onnx_file import TOLERANCE, NotTheSame, Runner, compare
@@ -320,3 +321,14 @@ def test_the_datas_hash_changes_with_any_sample() -> None:
     assert before == data_hash(texts())
     data.test.tokens[3, 0] += 1
     assert data_hash(data) != before
+
+
+def test_a_teacher_sees_images_as_it_was_taught_to() -> None:
+    images = torch.randint(0, 256, (5, 3, 4, 4), generator=torch.Generator().manual_seed(3)).float()
+    its, own = ((0.0,), (255.0,)), ((120.0, 118.0, 121.0), (70.0, 71.0, 69.0))
+    teacher = Teacher(nn.Flatten(), DistillPlan("file:///t/", 1, 1), own, its)
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in own)
+    wanted = (images / 255).flatten(1)
+    # No distance from what the teacher says, though the student's images are other numbers.
+    assert teacher.blend(torch.tensor(7.0), wanted, ((images - mean) / deviation,)).item() == pytest.approx(0, abs=1e-4)
+    assert teacher.blend(torch.tensor(7.0), wanted, (images / 255,)).item() > 0.05

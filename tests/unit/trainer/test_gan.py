@@ -12,8 +12,9 @@ from dlcloud_trainer.assignment import Place, StoreAddress
 from dlcloud_trainer.data.splits import Splits
 from dlcloud_trainer.data.unlabelled import Placed
 from dlcloud_trainer.errors import InvalidInput
+from dlcloud_trainer.feed import Feed
 from dlcloud_trainer.finetune import weights_of
-from dlcloud_trainer.loop import Feed, set_training
+from dlcloud_trainer.judging import set_training
 from dlcloud_trainer.parameters import parse_parameters
 from dlcloud_trainer.sharding import Schedule
 from dlcloud_trainer.workload import Moment, Part

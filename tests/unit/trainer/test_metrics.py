@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dlcloud_trainer import metrics
-from dlcloud_trainer.metrics import MetricsLog, part_key
+from dlcloud_trainer.metrics import RETRY_S, MetricsLog, part_key
 
 
 class Store:
@@ -144,3 +144,54 @@ def test_flush_does_not_wait_for_a_store_that_is_away() -> None:
     assert not log.flush(30)
     assert time.monotonic() - began < 5
     log.close(0.1)
+
+
+def test_flush_writes_at_once_when_the_store_is_back() -> None:
+    store = Store(failures=1)
+    log = MetricsLog(store.put, 1, store.warn)
+    log.write("train", step=1)
+    assert not log.flush(30)
+    log.write("train", step=2)
+    began = time.monotonic()
+    assert log.flush(30)
+    assert time.monotonic() - began < RETRY_S / 2
+    assert [record["step"] for record in store.records()] == [1, 2]
+    log.close(5)
+
+
+def test_flush_tries_again_when_the_try_under_way_began_before_the_store_was_back() -> None:
+    store, begun, back = Store(), threading.Event(), threading.Event()
+
+    def put(key: str, data: bytes) -> None:
+        if not back.is_set():
+            begun.set()
+            back.wait(30)
+            raise OSError("cut off")
+        store.put(key, data)
+
+    log = MetricsLog(put, 1, store.warn)
+    log.write("train", step=1)
+    assert begun.wait(30)
+    threading.Timer(0.2, back.set).start()
+    assert log.flush(30)
+    assert [record["step"] for record in store.records()] == [1]
+    log.close(5)
+
+
+def test_a_part_that_fills_up_while_it_is_written_is_written_again() -> None:
+    store, begun, go_on = Store(), threading.Event(), threading.Event()
+
+    def put(key: str, data: bytes) -> None:
+        begun.set()
+        go_on.wait(30)
+        store.put(key, data)
+
+    log = MetricsLog(put, 1, store.warn, part_bytes=300)
+    log.write("train", step=1)
+    assert begun.wait(30)
+    for step in range(2, 30):  # several parts of them
+        log.write("train", step=step)
+    go_on.set()
+    assert log.flush(30)
+    log.close(5)
+    assert [record["step"] for record in store.records()] == list(range(1, 30))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcloud_trainer.sharding import Schedule, epoch_order, mix, share
@@ -23,7 +23,6 @@ def test_shares_differ_by_at_most_one_sample(positions: range, world_size: int) 
     assert max(sizes) - min(sizes) <= 1
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 120),
     st.integers(1, 50),

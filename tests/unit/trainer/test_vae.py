@@ -11,7 +11,7 @@ from dlcloud_trainer.assignment import Place, StoreAddress
 from dlcloud_trainer.data.splits import Splits
 from dlcloud_trainer.data.unlabelled import Placed, noise_of_places
 from dlcloud_trainer.errors import InvalidInput
-from dlcloud_trainer.loop import Feed
+from dlcloud_trainer.feed import Feed
 from dlcloud_trainer.parameters import parse_parameters
 from dlcloud_trainer.sharding import Schedule
 from dlcloud_trainer.workload import Moment, Part

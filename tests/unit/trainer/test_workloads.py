@@ -168,7 +168,7 @@ def test_recall_and_f1_are_means_over_the_classes_there_are() -> None:
     )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 12), st.integers(1, 9))
 def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_the_batch(batch: int, world_size: int) -> None:
     task = make(cnn.Parameters(architecture="conv8", augment=False))

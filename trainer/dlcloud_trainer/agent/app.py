@@ -146,7 +146,9 @@ class App:
         elif isinstance(happening, RankSaid):
             return state.on_event(happening.id, happening.event, self.moment())
         elif isinstance(happening, RankEnded):
-            return state.on_rank_exit(happening.id, happening.code, happening.tail, self.moment())
+            return state.on_rank_exit(
+                happening.id, happening.code, happening.tail, self.moment(), killed=happening.killed
+            )
         elif isinstance(happening, LaunchFailed):
             return state.on_launch_failed(happening.id, happening.message, self.moment())
         elif isinstance(happening, Assignment):

@@ -64,6 +64,7 @@ class RankEnded(NamedTuple):
     id: RankId
     code: int
     tail: str
+    killed: bool  # by this agent's SIGKILL: it lived until then
 
 
 class LaunchFailed(NamedTuple):

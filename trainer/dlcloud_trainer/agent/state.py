@@ -110,8 +110,9 @@ class AgentState:
         rank = self.live.get(id)
         return self.ledger.hear(rank, event, at) if rank else []
 
-    def on_rank_exit(self, id: RankId, code: int, tail: str, at: Moment) -> list[Effect]:
-        """A rank was reaped; `code` is negative for a signal, `tail` the last words of its output."""
+    def on_rank_exit(self, id: RankId, code: int, tail: str, at: Moment, *, killed: bool = True) -> list[Effect]:
+        """A rank was reaped; `code` is negative for a signal, `tail` the last words of its output. Not `killed`: it was
+        over before any SIGKILL of this agent, which may have heard of the next round earlier than of this end."""
         rank = self.live.get(id)
         if rank is None:
             return []
@@ -119,7 +120,7 @@ class AgentState:
             code=code,
             script=not self.workload,
             failed=rank.failed,
-            sent=frozenset(rank.sent),
+            sent=frozenset(rank.sent if killed else rank.sent - {signal.SIGKILL}),
             stopping=rank.stop_at is not None,
             draining=self.draining,
             oom_kills=self._unclaimed_ooms(at),

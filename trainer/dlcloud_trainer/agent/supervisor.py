@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .environment import rank_environment
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .pump import Pump
     from .values import Launch
 
+PF_EXITING = 0x4  # in proc(5)'s flags, from the kernel's sched.h
 DRAIN_LIMIT_S = 1.0  # how long a rank's end waits for its last words when nobody reads the pod's log
 
 
@@ -45,7 +47,7 @@ class _Process:
         self.cold: subprocess.Popen[bytes] | None = None
         self.pid: int | None = None
         self.pending: list[int] = []  # signals that came before the pid was known
-        self.killed = False
+        self.killed = False  # by us: it lived until then
         self.code: int | None = None
         self.waiting: set[str] = set()
         self.deadline = 0.0
@@ -107,7 +109,8 @@ class Supervisor:
         process = self._processes.get(id)
         if process is None or process.code is not None:
             return
-        process.killed = process.killed or number == signal.SIGKILL
+        if number == signal.SIGKILL and (process.pid is None or not _is_over(process.pid)):
+            process.killed = True
         if process.pid is None:
             process.pending.append(number)
         else:
@@ -197,7 +200,7 @@ class Supervisor:
 
     def _deliver(self, process: _Process) -> None:
         self._processes.pop(process.id, None)
-        self._put(RankEnded(process.id, process.code or 0, last_words(process.sink.tail)))
+        self._put(RankEnded(process.id, process.code or 0, last_words(process.sink.tail), process.killed))
 
     def _forget(self, process: _Process) -> None:
         self._processes.pop(process.id, None)
@@ -251,6 +254,15 @@ def _signal(pid: int, number: int) -> None:
             os.killpg(pid, number)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # also before it leads a group of its own
         os.kill(pid, number)
+
+
+def _is_over(pid: int) -> bool:
+    """Whether it has ended, or is about to: a large process takes a while to go."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return fields[0] in "ZX" or bool(int(fields[6]) & PF_EXITING)
 
 
 def _is_zombie(pid: int) -> bool:

@@ -53,6 +53,11 @@ class Reading:
         self._index = 0
         self._manifest = self._next()
 
+    @property
+    def manifest(self) -> Manifest:
+        """Of the checkpoint that would be read now."""
+        return self._manifest
+
     def into(self, place: Place) -> Found:
         """Ask `place` for the tensors to fill and fill them; with damage, again for the checkpoint before. Raises what
         `place` raises, what the lineage says when none is sound, and the errors of the store."""

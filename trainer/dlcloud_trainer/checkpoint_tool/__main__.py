@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import stat
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +20,9 @@ from .choosing import choose
 from .edit import edit_head
 from .fetching import get
 from .lines import Lines, ToolError
+from .process import DONE, FAILED, WRONG, end_with_parent
 from .removing import remove
 from .verifying import verify
-
-DONE, FAILED, WRONG = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,29 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--stopped", action="store_true", help="rm: the job does not run, its objects may go at once")
     return parser
-
-
-def _watch_parent() -> None:
-    """End when nobody listens any more: what is half done is found again by the next call."""
-
-    def watch() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock would be held at our exit
-            pass
-        os._exit(FAILED)
-
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def _leave_at_once(number: int, _frame: object) -> None:
-    os._exit(128 + number)
-
-
-def end_with_parent() -> None:
-    """From now on a signal, or the end of whoever reads our lines, ends the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave_at_once)
-    _watch_parent()
 
 
 if __name__ == "__main__":

@@ -87,7 +87,20 @@ def _noted(folder: Path) -> int | None:
 
 
 def _scan(folder: Path) -> int:
-    return sum(_size(path) for path in folder.iterdir())
+    """Bytes of all entries, also of those that are being written. By key: their files are renamed meanwhile, and a
+    listing may show neither name; the lock's stays."""
+    return sum(_taken(folder, key) for key in {path.stem for path in folder.iterdir()})
+
+
+def _taken(folder: Path, key: str) -> int:
+    """Looked at in the order of the renaming: a file may be seen under both names, which is one file, never under
+    neither."""
+    sizes: dict[int, int] = {}
+    for ending in (PART, DATA, SUM):
+        with suppress(FileNotFoundError):
+            about = (folder / f"{key}{ending}").stat()
+            sizes[about.st_ino] = about.st_size
+    return sum(sizes.values())
 
 
 def _reserve(descriptor: int, size_bytes: int) -> None:
@@ -112,16 +125,7 @@ def _by_age(folder: Path) -> list[str]:
 
 def _remove(folder: Path, key: str) -> int:
     """Its lock is held; the bytes that are free now."""
-    freed = 0
+    freed = _taken(folder, key)
     for ending in (SUM, DATA, PART, LOCK):
-        path = folder / f"{key}{ending}"
-        freed += _size(path)
-        path.unlink(missing_ok=True)
+        (folder / f"{key}{ending}").unlink(missing_ok=True)
     return freed
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.suffix in (DATA, PART, SUM) else 0
-    except FileNotFoundError:
-        return 0

@@ -22,9 +22,11 @@ SPLIT_SEED = 1998  # not a parameter: results of different jobs must be comparab
 LAST = 0.1  # of the training data, where the validation part is its end
 DIGITS = tuple("0123456789")
 GREY = ((33.3,), (78.6,))  # mean and deviation of MNIST's training pixels
+UNIT = ((0.0,), (255.0,))  # pixels from 0 to 1
 Indices = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[Any]  # whole numbers
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation, each for all channels or one
 
 
 class Images(NamedTuple):
@@ -42,8 +44,7 @@ class Splits(Generic[PartT]):
     validation: PartT
     test: PartT
     classes: tuple[str, ...] = ()  # names, by label
-    # Mean and deviation of the training data, each for all channels or one; none where there is nothing to normalise.
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+    normalisation: Normalisation = ((0.0,), (1.0,))  # none, where there is nothing to normalise
     vocabulary: tuple[str, ...] = ()  # of text: words, by token
 
 
@@ -82,7 +83,7 @@ def make_splits(
     classes: tuple[str, ...],
     validation: str,
     where: str,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Splits[Images]:
     """Images (n, channels, height, width) and their labels in three parts, `validation` chosen as in
     `TrainingParameters`; without a `normalisation`, that of the training part. `where` is named in `InvalidInput`."""
@@ -102,7 +103,7 @@ def make_splits(
     )
 
 
-def measure(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure(images: Tensor) -> Normalisation:
     """Mean and deviation of every channel of uint8 images (n, channels, height, width), from sums of whole numbers:
     the same on every machine. A channel of one value only has deviation 1."""
     means, deviations = [], []

@@ -1,8 +1,8 @@
 """`python -m dlcloud_trainer.data_tool VERB --uri URI ...`: one verb, JSON lines on standard output.
 
-May import this package and the checkpoint tool's lines. Credentials come from the environment alone. Exit codes: 0
-done, 1 not done or damage found, 2 the request is wrong. Where standard input is a pipe, its end ends the process:
-whoever started it is gone.
+May import this package and the checkpoint tool's lines and process. Credentials come from the environment alone. Exit
+codes: 0 done, 1 not done or damage found, 2 the request is wrong. Where standard input is a pipe, its end ends the
+process: whoever started it is gone.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
-import stat
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint_tool.lines import Lines, ToolError
+from ..checkpoint_tool.process import DONE, FAILED, WRONG, end_with_parent
 from ..errors import InvalidInput
 from ..objects import ObjectMissing, StoreUnreachable, StoreUnusable, open_objects
 from .looking import ls, verify
 from .putting import put
-
-DONE, FAILED, WRONG = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,26 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _watch_parent() -> None:
-    """End when nobody listens any more: what is half done is found again by the next call."""
-
-    def watch() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock would be held at our exit
-            pass
-        os._exit(FAILED)
-
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def _leave_at_once(number: int, _frame: object) -> None:
-    os._exit(128 + number)
-
-
 if __name__ == "__main__":
-    for _number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_number, _leave_at_once)
-    _watch_parent()
+    end_with_parent()
     code = main()
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()

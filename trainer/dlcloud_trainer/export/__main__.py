@@ -20,8 +20,8 @@ from torch import nn
 
 from ..assignment import ExportPlan, StoreAddress
 from ..checkpoint.errors import CheckpointError, StoreUnreachable, StoreUnusable
-from ..checkpoint_tool.__main__ import DONE, FAILED, WRONG, end_with_parent
 from ..checkpoint_tool.lines import Lines, ToolError
+from ..checkpoint_tool.process import DONE, FAILED, WRONG, end_with_parent
 from ..errors import InvalidInput
 from ..objects import ObjectMissing, open_objects
 from .card import JSON_NAME

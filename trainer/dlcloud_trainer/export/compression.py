@@ -20,6 +20,7 @@ from ..data.splits import Splits
 from ..distributed import Group
 from ..errors import InvalidInput
 from ..parameters import TrainingParameters
+from ..patience import Patience
 from ..schedules import learning_rate
 from ..supervised import Supervised
 from ..workload import Task
@@ -60,12 +61,13 @@ class Compression:
         store: StoreAddress,
         group: Group,
         device: torch.device,
+        patience: Patience,
         warn: Callable[[str], None],
     ) -> None:
         """Give the model its teacher, where it has one. Every rank takes part."""
         if self.plan is not None and self.plan.distill is not None:
             assert isinstance(self._task, Classifier)
-            self._task.teacher = find_teacher(self.plan.distill, data, store, group, device, warn)
+            self._task.teacher = find_teacher(self.plan.distill, data, store, group, device, patience, warn)
 
     def begin_epoch(self, epoch: int) -> None:
         """`epoch` epochs are behind: prune after the last of the parameters' own. No collective."""

@@ -19,30 +19,33 @@ from ..checkpoint.restore import Found, Reading
 from ..checkpoint.resume import foreign_lineage
 from ..checkpoint.settings import in_memory
 from ..classification import Classifier
-from ..data.splits import Splits
+from ..data.splits import Normalisation, Splits
 from ..distributed import Group
 from ..errors import InvalidInput
 from ..finetune import weights_of
 from ..objects import Objects, open_objects
 from ..parameters import parse_parameters
+from ..patience import Patience
 from ..workloads import find_workload
 
 WHAT = "export.distill.teacher"
 
 
 class Teacher:
-    """Adds to a classifier's loss how far its scores are from the teacher's."""
+    """Adds to a classifier's loss how far its scores are from the teacher's. `own` is how the classifier's data are
+    normalised, `its` how the teacher's were."""
 
-    def __init__(self, model: nn.Module, plan: DistillPlan) -> None:
+    def __init__(self, model: nn.Module, plan: DistillPlan, own: Normalisation, its: Normalisation) -> None:
         self.model = model.eval().requires_grad_(False)
         self._temperature, self._weight = plan.temperature, plan.weight
+        self._own, self._its = own, its
 
     def blend(self, loss: Tensor, scores: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         """`loss` of the labels (summed over samples) and the divergence from the teacher's answers to the same inputs,
         times the temperature squared, so that both gradients are of one size."""
         t = self._temperature
         with torch.no_grad():
-            wanted: Tensor = self.model(*inputs).float()
+            wanted: Tensor = self.model(*self._as_its(inputs)).float()
         distance = functional.kl_div(
             functional.log_softmax(scores.float() / t, 1),
             functional.log_softmax(wanted / t, 1),
@@ -51,6 +54,16 @@ class Teacher:
         )
         return (1 - self._weight) * loss + self._weight * t * t * distance
 
+    def _as_its(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Images, which are what is normalised, as the teacher's were."""
+        if self._own == self._its:
+            return inputs
+        images, *others = inputs
+        mean, deviation, its_mean, its_deviation = (
+            images.new_tensor(values).view(-1, 1, 1) for values in (*self._own, *self._its)
+        )
+        return (images * (deviation / its_deviation) + (mean - its_mean) / its_deviation, *others)
+
 
 def find_teacher(
     plan: DistillPlan,
@@ -58,6 +71,7 @@ def find_teacher(
     store: StoreAddress,
     group: Group,
     device: torch.device,
+    patience: Patience,
     warn: Callable[[str], None],
 ) -> Teacher:
     """The teacher on every rank, from the newest sound checkpoint `plan.teacher` leads to. Raises `InvalidInput` for
@@ -65,15 +79,23 @@ def find_teacher(
     found: Found | None = None
     told = b""
     if group.rank == 0:
-        found = read_teacher(plan.teacher, store, warn)
+        found = patience.insist("its teacher", lambda: read_teacher(plan.teacher, store, warn))
         check_fit(found, data, plan.teacher)
-        told = json.dumps({"workload": found.manifest.workload, "parameters": dict(found.manifest.parameters)}).encode()
+        saved = found.manifest.state.get("about")
+        its = saved["normalisation"] if isinstance(saved, dict) else data.normalisation
+        about = {
+            "workload": found.manifest.workload,
+            "parameters": dict(found.manifest.parameters),
+            "normalisation": its,
+        }
+        told = json.dumps(about).encode()
     about = json.loads(group.tell(told))
     model = build(about["workload"], about["parameters"], data, device)
     if found is not None:
         take_weights(model, weights_of("model", found.tensors), plan.teacher)
     group.hand_out(model)
-    return Teacher(model, plan)
+    mean, deviation = (tuple(values) for values in about["normalisation"])
+    return Teacher(model, plan, data.normalisation, (mean, deviation))
 
 
 def read_teacher(uri: str, store: StoreAddress, warn: Callable[[str], None]) -> Found:

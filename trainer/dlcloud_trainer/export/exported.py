@@ -61,8 +61,8 @@ class HandsOver(Protocol):
 REFUSABLE = ("quantize: static", "quantize: dynamic", "prune", "distill")
 
 
-class Probabilities(nn.Module):
-    """A classifier with its normalisation in front and softmax behind it; the largest probability is the answer."""
+class Normalized(nn.Module):
+    """A model with the normalisation of its images in front."""
 
     mean: Tensor
     deviation: Tensor
@@ -73,10 +73,17 @@ class Probabilities(nn.Module):
         self.register_buffer("mean", mean.detach().cpu().clone())
         self.register_buffer("deviation", deviation.detach().cpu().clone())
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) of any number type -> the same of float."""
+        return (images.float() - self.mean) / self.deviation
+
+
+class Probabilities(Normalized):
+    """A classifier with its normalisation in front and softmax behind it; the largest probability is the answer."""
+
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, height, width) of any number type -> (n, classes)."""
-        scores: Tensor = self.model((images.float() - self.mean) / self.deviation)
-        return torch.softmax(scores, 1)
+        return torch.softmax(self.model(self.normalize(images)), 1)
 
 
 class Unit(nn.Module):

@@ -11,7 +11,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from .exported import BATCH, Exported, Input, Values, cuts
+from .exported import BATCH, Exported, Input, Normalized, Values, cuts
 from .lstm import with_operators
 
 LENGTH = "length"
@@ -30,21 +30,12 @@ class TextProbabilities(nn.Module):
         return torch.softmax(self.model(tokens.long(), lengths), 1)
 
 
-class RowProbabilities(nn.Module):
+class RowProbabilities(Normalized):
     """Grey images, row by row, to the probabilities of the classes; normalisation in front."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, model: nn.Module, mean: Tensor, deviation: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", mean.detach().cpu().clone())
-        self.register_buffer("deviation", deviation.detach().cpu().clone())
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 1, height, width) -> (n, classes)."""
-        rows = ((images.float() - self.mean) / self.deviation).squeeze(1)
+        rows = self.normalize(images).squeeze(1)
         lengths = torch.zeros_like(images[:, 0, 0, 0], dtype=torch.int64) + rows.shape[1]
         return torch.softmax(self.model(rows, lengths), 1)
 

@@ -114,7 +114,7 @@ class Cifar(Classifier):
         super().__init__(model, parameters, data, device)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Float images of mean 0 and deviation 1, channel by channel."""
+        """Float images, normalised channel by channel."""
         return (self._laid_out(self.normalize(batch[0])),)
 
     def prepare(self, part: Part) -> Part:

@@ -165,7 +165,7 @@ class Gan(Adversarial):
             loss = (softplus(-on_real).sum() + softplus(on_fake).sum()) * part.weight
             unconvinced = softplus(-on_fake).sum() * part.weight
         about_fake = advice(unconvinced, shown, keep=True)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss, inputs=[*self.models["discriminator"].parameters()])  # not images': 8 % slower
         torch.autograd.backward(fake, about_fake)
         return loss.detach()
 

@@ -73,7 +73,7 @@ class Mlp(Classifier):
         super().__init__(model, parameters, data, device)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Float images of mean 0 and deviation 1, about."""
+        """Float images, normalised."""
         return (self.normalize(batch[0]),)
 
     def prepare(self, part: Part) -> Part:

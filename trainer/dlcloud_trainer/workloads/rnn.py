@@ -39,12 +39,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "faithful": {**FAITHFUL, "pooling": "last", "epochs": 10, "validation": "last"},
     "best": {
         "batchSize": 128,
+        "bidirectional": True,
+        "ema": 0.998,
         "embedding": 64,
-        "epochs": 4,
+        "epochs": 5,
         "hidden": 64,
         "labelSmoothing": 0.1,
         "learningRate": 0.004,
         "length": 400,
+        "vocabulary": 20_000,
         "wordDropout": 0.3,
     },
 }

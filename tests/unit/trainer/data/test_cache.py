@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -188,6 +188,22 @@ def test_a_wrong_note_of_what_is_taken_is_mended(make: Callable[..., Cache], tmp
         assert read(make(4 * MIB), stores[1], f"s3://bucket/{wrong}") == stores[1].data
         assert int((tmp_path / "cache" / cache_room.TOTAL).read_text()) <= 4 * MIB
     assert len(entries(tmp_path)) == 3
+
+
+def test_a_file_that_is_finished_while_room_is_made_is_counted(tmp_path: Path) -> None:
+    part, data = tmp_path / f"{'a' * 40}.part", tmp_path / f"{'a' * 40}.data"
+    part.write_bytes(bytes(MIB))
+
+    class Folder(type(Path())):  # type: ignore[misc]
+        def iterdir(self) -> Iterator[Path]:
+            listed = list(super().iterdir())
+            if part.exists():
+                part.rename(data)  # as another rank does, which has not yet let go of its lock
+            return iter(listed)
+
+    with cache_room.held(tmp_path, "a" * 40):
+        reason = cache_room.make_room(Folder(tmp_path), MIB + 5000, tmp_path / f"{'b' * 40}.part", MIB)
+    assert "being read or written" in reason
 
 
 def test_a_fetch_that_fails_leaves_nothing_and_says_so(make: Callable[..., Cache], tmp_path: Path) -> None:

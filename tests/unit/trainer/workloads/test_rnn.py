@@ -154,7 +154,7 @@ def test_bigrams_know_the_order_of_words() -> None:
     assert not torch.allclose(scores[0], scores[1])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from(KINDS), st.integers(1, 9), st.integers(1, 4))
 def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_the_batch(
     given: dict[str, Any], batch: int, world_size: int
