@@ -41,7 +41,7 @@ class Aftermath:
     messages: list[str]
     phases: list[str]
     cost: Cost | None = None
-    more: Object = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)  # by the agents of pods that lived through it, of the hit round
 
     @property
     def round(self) -> int:
@@ -97,9 +97,10 @@ class Life:
             at = told if isinstance(told, float) else at
             self.jobs.until_goes_on(self.name, before)
             after = self.until_told(before)
-            self._lived[name] = Aftermath(
+            one = self._lived[name] = Aftermath(
                 name, at, before, after, uids, self.jobs.uids(self.name), self.story.messages(at), self._phases(at)
             )
+            one.said = self._words(one)
         except Exception as error:
             self.over = error
 
@@ -120,7 +121,7 @@ class Life:
             one.cost = self.story.cost(one.at, one.before)
             evidence.note(
                 "fault", name=one.name, seconds=one.cost.seconds, stepsLost=one.cost.steps_lost,
-                state=one.after["phase"], reason=one.failure.get("reason"), messages=one.messages,
+                state=one.after["phase"], reason=one.failure.get("reason"), agents=one.said, messages=one.messages,
             )  # fmt: skip
 
     def see_it_deleted(self, nodes: Nodes | None) -> None:
@@ -139,6 +140,11 @@ class Life:
                 until("its processes end", lambda node=node, uid=uid: not nodes.processes(node, uid), 60)  # type: ignore[misc]
                 continue
             self.left.append(f"{pod['metadata']['name']}: {nodes.processes(node, uid)}")
+
+    def _words(self, fault: Aftermath) -> list[str]:
+        mark, stayed = f"[agent] round {fault.round}:", set(fault.uids_after) - set(fault.replaced)
+        logs = [self.jobs.logs(self.jobs.pod(self.name, index)) for index in sorted(stayed)]
+        return [line for log in logs for line in log.splitlines() if line.startswith(mark)]
 
     def _phases(self, since: float) -> list[str]:
         seen = [status["phase"] for at, status in self.story.statuses() if at >= since and status.get("phase")]

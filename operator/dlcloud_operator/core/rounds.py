@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from dlcloud_operator.api import EndedRound, Failure, Member, Outcome, RoundStatus, parse_duration, parse_quantity
 
@@ -60,7 +61,7 @@ def begin_round(facts: Facts, workers: Sequence[Worker], draft: Draft) -> str:
         drain_ends_at = recovery.last_ended_at + parse_duration(facts.spec.limits.drain)
         if facts.now < drain_ends_at and _some_worker_saves(facts, recovery.last_round):
             draft.wake(drain_ends_at)
-            return "waiting for a leaving worker to save"
+            return "waiting until the last state is saved"
     begun = form(facts, workers, draft)
     draft.update(round=begun)
     joined = {str(worker.index): worker.incarnation for worker in workers}
@@ -109,18 +110,25 @@ def _resized(facts: Facts, current: RoundStatus) -> Failure | None:
 
 
 def _some_worker_saves(facts: Facts, last_round: int) -> bool:
-    """Whether a worker that was asked to end still saves what the last round did: the next round would cut that short.
+    """Whether the last round's state is still being saved, by the ranks of a worker that was asked to end or by those
+    that stop with them (rank 0 saves for all): the next round would cut that short.
 
     Scripts and jobs without checkpoints have nothing to save.
     """
     if facts.script or facts.spec.checkpoint is None:
         return False
+    exits = [pod.exit.results for pod in facts.pods if pod.exit is not None]
+    told = [*(result for report in facts.reports.by_uid.values() for result in report.results), *chain(*exits)]
+    # A rank that leaves in order has agreed with all the others on their last step: none of them goes on.
+    agreed = any(result.round == last_round and result.outcome is Outcome.DRAINED for result in told)
     for pod in facts.pods:
         report = facts.fresh_report(pod.uid)
-        if pod.exit is None and report is not None and report.draining and report.round == last_round:
-            running = {view.rank for view in report.ranks if view.state is not RankState.ENDED}
-            if running - {result.rank for result in report.results if result.round == last_round}:
-                return True
+        if pod.exit is not None or report is None or report.round != last_round:
+            continue
+        over = {result.rank for result in report.results if result.round == last_round}
+        left = [view for view in report.ranks if view.rank not in over and view.state is not RankState.ENDED]
+        if (left and report.draining) or (agreed and any(view.state is RankState.RUNNING for view in left)):
+            return True
     return False
 
 

@@ -208,7 +208,7 @@ def test_the_next_round_waits_while_a_leaving_worker_saves() -> None:
     scene.report(1, draining=True, pod=old, ranks=[RankView(1, RankState.RUNNING, 0.1)])
     scene.plan()
     assert scene.status.round is None
-    assert scene.status.message.endswith("waiting for a leaving worker to save")
+    assert scene.status.message.endswith("waiting until the last state is saved")
     scene.hear_all()
     scene.report(1, draining=True, pod=old, ranks=[RankView(1, RankState.RUNNING, 0.1)])
     scene.now += seconds(14)
@@ -218,6 +218,38 @@ def test_the_next_round_waits_while_a_leaving_worker_saves() -> None:
     scene.plan()
     assert scene.wake == scene.now + seconds(0.5)
     scene.report(1, scene.result(1, Outcome.DRAINED, 75), draining=True, pod=old)
+    scene.report(0, scene.result(0, Outcome.DRAINED, 75), round=1)
+    scene.plan()
+    assert scene.status.round is not None
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["its pod is terminating", "its pod is gone"])
+def test_the_next_round_waits_while_rank_0_saves_for_a_worker_that_has_left(gone: bool) -> None:
+    scene = training()
+    old = scene.change(1, deleting=True)
+    scene.report(1, scene.result(1, Outcome.DRAINED, 75), draining=True, pod=old)
+    scene.plan()
+    if gone:
+        del scene.pods[old.name]
+    scene.run(1)
+    scene.report(1, round=0)
+    scene.report(0, round=1)
+    scene.plan()
+    assert scene.status.round is None
+    assert scene.status.message.endswith("waiting until the last state is saved")
+    scene.report(0, scene.result(0, Outcome.DRAINED, 75), round=1)
+    scene.plan()
+    assert scene.status.round is not None
+
+
+def test_the_next_round_does_not_wait_for_peers_that_wait_for_the_first_step() -> None:
+    scene = training()
+    old = scene.change(1, deleting=True)
+    scene.report(1, scene.result(1, Outcome.DRAINED, 75), draining=True, pod=old)
+    scene.plan()
+    scene.run(1)
+    scene.report(1, round=0)
+    scene.report(0, round=1, ranks=[RankView(0, RankState.STARTING)])
     scene.plan()
     assert scene.status.round is not None
 

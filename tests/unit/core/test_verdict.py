@@ -314,7 +314,7 @@ def test_the_status_never_holds_more_open_rounds_than_it_may() -> None:
         scene.now += seconds(0.1)
         scene.write(recovery=scene.recovery.model_copy(update={"fruitless_rounds": 0}))
         scene.report(0)  # it lives, and says nothing of the rounds that ended
-        scene.report(1, told(scene, 1, Outcome.DRAINED, 75))
+        scene.report(1, told(scene, 1, Outcome.STOPPED))
         scene.plan()
     assert scene.recovery.last_round == 21
     assert len(scene.recovery.unsettled) == 16
