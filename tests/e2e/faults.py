@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.nodes import Nodes
+from ..rig.client import KubeError
 from ..rig.cluster import Cluster
 from ..rig.processes import RigError
 from . import evidence
@@ -143,8 +144,11 @@ class Life:
 
     def _words(self, fault: Aftermath) -> list[str]:
         mark, stayed = f"[agent] round {fault.round}:", set(fault.uids_after) - set(fault.replaced)
-        logs = [self.jobs.logs(self.jobs.pod(self.name, index)) for index in sorted(stayed)]
-        return [line for log in logs for line in log.splitlines() if line.startswith(mark)]
+        found: list[str] = []
+        for index in sorted(stayed):
+            with contextlib.suppress(KubeError, LookupError):  # they help to understand, and decide nothing
+                found += self.jobs.logs(self.jobs.pod(self.name, index)).splitlines()
+        return [line for line in found if line.startswith(mark)]
 
     def _phases(self, since: float) -> list[str]:
         seen = [status["phase"] for at, status in self.story.statuses() if at >= since and status.get("phase")]

@@ -96,12 +96,14 @@ class KubeClient:
         return None
 
     def watch(self, path: str, timeout_s: int = 60, **query: Any) -> Iterator[Any]:
-        """Events `{"type": ..., "object": ...}` until the server ends the watch."""
+        """Events `{"type": ..., "object": ...}` until the server ends the watch; KubeError when it is cut."""
         query = {"watch": "true", "timeoutSeconds": timeout_s, **query}
         response = self._open("GET", path, query, None, JSON, timeout_s + 10.0)
         try:
             for line in response:
                 yield json.loads(line)
+        except (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError) as error:
+            raise KubeError(0, "NotReachable", str(error)) from error
         finally:
             response.close()
 
