@@ -6,6 +6,7 @@ All of them train once, at the same time, for the whole file; the tests look at 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def test_its_card_lists_the_files_it_hands_over(left: dict[str, Left], store: St
     card = json.loads(store.read(f"{left[name].prefix}export/model-card.json"))
     wanted = {"model.onnx", "model.safetensors", "model-card.md"} | FILES[name]
     assert {file["name"] for file in card["files"]} == wanted
+    assert re.fullmatch("[0-9a-f]{40}|unknown", card["versions"]["commit"]), "the image says what it was built from"
     assert {f"export/{file}" for file in wanted} <= left[name].keys
 
 
