@@ -49,7 +49,8 @@ class Bench:
 
     def fault(self, name: str, story: Story, strike: Callable[[], float]) -> Cost:
         """Strike a job that trains; `strike` returns when it did (seconds since the epoch)."""
-        before = self.jobs.until_training(name, (self.jobs.status(name).get("progress") or {}).get("step", 0) + 20)
+        self.jobs.until_training(name, (self.jobs.status(name).get("progress") or {}).get("step", 0) + 20)
+        before = story.until_further_than_ever()
         at = strike()
         self.jobs.until_goes_on(name, before)
         return story.cost(at, before)

@@ -91,7 +91,7 @@ class Life:
         if self.over is not None:
             return
         try:
-            before = until("the job trains further than ever", self._further_than_ever, 120)
+            before = self.story.until_further_than_ever()
             uids = self.jobs.uids(self.name)
             at = time.time()
             told = hit()
@@ -141,17 +141,6 @@ class Life:
                 until("its processes end", lambda node=node, uid=uid: not nodes.processes(node, uid), 60)  # type: ignore[misc]
                 continue
             self.left.append(f"{pod['metadata']['name']}: {nodes.processes(node, uid)}")
-
-    def _further_than_ever(self) -> Object | None:
-        """The status once its round has made again all that those before it lost: else that would be reckoned a second
-        time, as what the next fault cost."""
-        status = self.jobs.until_training(self.name)
-        number = status["round"]["number"]
-        records = self.story.store.steps(self.name, self.jobs)
-        made = [one["step"] for one in records if one["round"] == number]
-        before = [one["step"] for one in records if one["round"] < number]
-        told = [(seen.get("progress") or {}).get("step") or 0 for _, seen in self.story.statuses()]
-        return status if made and max(made) >= max([*before, *told]) else None
 
     def _words(self, fault: Aftermath) -> list[str]:
         mark, stayed = f"[agent] round {fault.round}:", set(fault.uids_after) - set(fault.replaced)

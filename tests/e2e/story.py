@@ -17,6 +17,7 @@ from .store import Record, Store
 from .waiting import until
 
 _WATCH_S = 60
+FURTHER_S = 120.0
 RECORDED_S = 120.0
 
 
@@ -97,8 +98,25 @@ class Story:
 
     # --- what it cost ---
 
+    def until_further_than_ever(self) -> Object:
+        """The status once its round has made again all that those before it lost: `cost` would reckon that a second
+        time, as what the next fault cost."""
+
+        def look() -> Object | None:
+            status = self.jobs.until_training(self.name)
+            number = status["round"]["number"]
+            records = self.store.steps(self.name, self.jobs)
+            made = [one["step"] for one in records if one["round"] == number]
+            before = [one["step"] for one in records if one["round"] < number]
+            told = [(seen.get("progress") or {}).get("step") or 0 for _, seen in self.statuses()]
+            return status if made and max(made) >= max([*before, *told]) else None
+
+        found: Object = until(f"{self.name} trains further than ever", look, FURTHER_S)
+        return found
+
     def cost(self, fault_at: float, before: Object) -> Cost:
-        """Of a fault at `fault_at` (time.time()), where `before` is the job's status then. The job must have gone on.
+        """Of a fault at `fault_at` (time.time()), where `before` is the job's status then, of `until_further_than_ever`
+        where there were rounds before. The job must have gone on.
 
         Steps come from the records in the store (`parameters.logEverySteps: 1`), which have the times of the ranks;
         what a killed rank 0 could not write any more, from what the operator was told.
