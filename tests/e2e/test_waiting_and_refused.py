@@ -37,7 +37,6 @@ def goes_on(jobs: Jobs, name: str, message: str, mend: Callable[[], object]) -> 
     reason = jobs.condition(name, "PodsReady").get("reason")
     mended_at = time.time()
     mend()
-    jobs.until_round(name)
     status = jobs.until_phase(name, *TRAINS)
     assert status["restarts"] == 0 and not status.get("failures"), "waiting costs nothing"
     evidence.note("fault", name=name, state=f"Pending ({reason}), then {status['phase']}", stepsLost=0,
@@ -108,7 +107,7 @@ def no_gpus(nodes: Nodes) -> Iterator[None]:
 def test_a_job_for_more_gpus_than_there_are_says_how_many_it_asks_for_and_starts_when_a_node_has_them(
     jobs: Jobs, nodes: Nodes, no_gpus: None
 ) -> None:
-    jobs.create("gpus-missing", workers={"count": 1, "gpus": 2})
+    jobs.create_long("gpus-missing", workers={"count": 1, "gpus": 2})
     message = waits(jobs, "gpus-missing", "nvidia.com/gpu")
     assert re.search(r"0/\d+ nodes (have 2 free nvidia.com/gpu|are available: .*\(the pod asks for 2\))", message)
     assert jobs.condition("gpus-missing", "PodsReady")["reason"] == "Unschedulable"
@@ -116,8 +115,7 @@ def test_a_job_for_more_gpus_than_there_are_says_how_many_it_asks_for_and_starts
         nodes.set_gpus(nodes.workers[0], 2)
         pod = until("the pod has a node", lambda: placed(jobs, "gpus-missing"), 120)
         assert pod["spec"]["nodeName"] == nodes.workers[0]
-        jobs.until_round("gpus-missing")
-        assert jobs.status("gpus-missing")["round"]["worldSize"] == 2, "a rank for each GPU"
+        assert jobs.until_round("gpus-missing")["worldSize"] == 2, "a rank for each GPU"
     finally:
         jobs.until_clean("gpus-missing")
 
@@ -178,8 +176,7 @@ def test_wrong_store_keys_end_the_job_before_its_first_step_and_right_ones_let_i
     assert "correct AWS_SECRET_ACCESS_KEY in objectStore.credentialsSecret" in told
     assert secret not in told
     make_keys(jobs, "my-keys", access, secret)
-    jobs.create("keys-wrong", workers=ONE, objectStore={"credentialsSecret": "my-keys"})
-    jobs.until_round("keys-wrong")
+    jobs.create_long("keys-wrong", workers=ONE, objectStore={"credentialsSecret": "my-keys"})
     jobs.until_training("keys-wrong", steps=1)
     jobs.until_clean("keys-wrong")
 
