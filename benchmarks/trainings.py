@@ -104,11 +104,11 @@ TRAININGS = (
         "cifar, batch 128", "cifar", lambda: colours(840), epochs=2, parameters={"batchSize": 128}, batch=128
     ),
     Training(
-        "rnn lstm, faithful, 200 words",
+        "rnn lstm, 200 words",
         "rnn",
         lambda: reviews(1_200, 200, 210),
         epochs=3,
-        parameters={"preset": "faithful"},
+        parameters={"preset": "faithful", "length": 200, "pooling": "last", "patience": 0},
         kind="lstm",
         batch=32,
         step_goal_ms=65,

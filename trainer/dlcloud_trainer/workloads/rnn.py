@@ -36,7 +36,7 @@ BEST_BY = "accuracy"
 LOWER_IS_BETTER = False
 FAITHFUL = {"batchSize": 32, "learningRate": 0.001, "schedule": "constant", "optimizer": "adam", "epsilon": 1e-7}
 PRESETS: dict[str, dict[str, Any]] = {
-    "faithful": {**FAITHFUL, "pooling": "last", "epochs": 10, "validation": "last"},
+    "faithful": {**FAITHFUL, "length": 500, "pooling": "max", "epochs": 10, "patience": 2, "validation": "last"},
     "best": {
         "batchSize": 128,
         "bidirectional": True,
@@ -111,7 +111,10 @@ class Parameters(ClassifierParameters):
         """No setting is taken that does nothing."""
         for name in NOT_OF_KIND[self.kind]:
             field = type(self).model_fields[name]
-            if getattr(self, name) != field.default:
+            value = getattr(self, name)
+            if value != field.default:
+                if PRESETS.get(self.preset, {}).get(str(field.alias)) == value:
+                    raise ValueError(f"preset: {self.preset} is one for kind lstm, not {self.kind}; leave it out")
                 raise ValueError(f"{field.alias}: it does not apply to kind {self.kind}; leave it out")
         return self
 

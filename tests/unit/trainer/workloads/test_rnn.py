@@ -233,7 +233,8 @@ def test_images_are_read_row_by_row() -> None:
     ("given", "words"),
     [
         ({"kind": "bigrams", "hidden": 64}, "parameters.hidden: it does not apply to kind bigrams; leave it out"),
-        ({"kind": "bigrams", "preset": "faithful"}, "it does not apply to kind bigrams"),
+        ({"kind": "bigrams", "preset": "best"}, "parameters.preset: best is one for kind lstm, not bigrams"),
+        ({"kind": "rows", "preset": "faithful"}, "parameters.preset: faithful is one for kind lstm, not rows"),
         ({"kind": "rows", "length": 100}, "parameters.length: it does not apply to kind rows"),
         ({"buckets": 64}, "parameters.buckets: it does not apply to kind lstm"),
         ({"kind": "gru"}, "parameters.kind: 'gru' is not allowed"),
@@ -271,7 +272,7 @@ def test_the_faithful_preset_is_the_courses() -> None:
         0.5,
     )
     assert (known.optimizer, known.epsilon, known.batch_size, known.epochs) == ("adam", 1e-7, 32, 10)
-    assert (known.validation, known.pooling, known.bidirectional, known.schedule) == ("last", "last", False, "constant")
+    assert (known.validation, known.pooling, known.bidirectional, known.schedule) == ("last", "max", False, "constant")
 
 
 def test_reviews_come_with_their_words_and_digits_have_none(tmp_path: Path) -> None:
