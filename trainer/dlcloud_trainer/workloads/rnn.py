@@ -41,14 +41,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batchSize": 128,
         "bidirectional": True,
         "ema": 0.998,
-        "embedding": 64,
-        "epochs": 5,
+        "embedding": 128,
+        "epochs": 8,
         "hidden": 64,
         "labelSmoothing": 0.1,
         "learningRate": 0.004,
-        "length": 400,
+        "length": 500,
         "vocabulary": 20_000,
-        "wordDropout": 0.3,
+        "wordDropout": 0.5,
     },
 }
 REFUSED: dict[str, str] = {}
