@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -139,6 +140,8 @@ class Group:
         if self.alone:
             return model
         ids = [self._device] if self._device.type == "cuda" else None
+        # torch says so of a convolution of one channel, too: strides of a dimension of size 1, which mean nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # The weights come from one seed or one checkpoint: sending them once more would cost the size of the model.
         return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, init_sync=False)
 

@@ -82,9 +82,10 @@ def choose_kills(seed: int, number: int, world_size: int, most_steps: int = 6) -
 
 
 def train_whole(server: RankServer, job: dict[str, Any], world_size: int, **env: str) -> None:
-    """One round from begin to end."""
+    """One round from begin to end, without a word that its user could not act on."""
     ranks = server.start_round(job, world_size=world_size, env=env)
     assert [rank.wait(LIMIT_S) for rank in ranks] == [0] * world_size, ranks[0].log
+    assert not any("Warning" in rank.log for rank in ranks), ranks[0].log
 
 
 def train_broken(server: RankServer, job: dict[str, Any], world_size: int, kills: list[Kill], **env: str) -> int:
