@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_the_file_tells_all_that_is_needed_to_use_it(tmp_path: Path) -> None:
     assert json.loads(found["inputs"])[0]["shape"] == ["batch", "length"]
     assert found["workload"] == "rnn"
     assert json.loads(found["parameters"]) == {"epochs": 1}
-    assert json.loads(found["versions"])["torch"] == torch.__version__
+    assert json.loads(found["versions"])["torch"] == version("torch")
 
 
 def test_the_file_holds_no_path_of_this_machine(tmp_path: Path) -> None:
