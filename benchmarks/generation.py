@@ -37,7 +37,7 @@ LIMIT_S = 24 * 3600.0
 BATCH = 500
 NOISE_SEED = 2024  # of the generated images: neither training nor its measures draw from it
 LEAST_SHARE = 0.05  # of each digit
-PASSED_ON = ("epochs", "width", "batch_size")
+PASSED_ON = ("epochs", "width", "batch_size", "precision")
 
 
 class Figures:
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--width", type=int, help="instead of the preset's")
     parser.add_argument("--batch-size", type=int, help="instead of the preset's")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="instead of the preset's")
     parser.add_argument("--classifier", help="prefix of a finished cnn job with preset best, instead of training one")
     parser.add_argument("--least-accuracy", type=float, default=0.995, help="of the classifier (default 0.995)")
     parser.add_argument("--write", type=Path, help="a Markdown file whose part between two marks becomes the table")
