@@ -258,6 +258,34 @@ def test_what_a_job_does_not_say_is_as_usual_for_the_kind(
     assert (parameters.optimizer, parameters.learning_rate, parameters.clip_value) == wanted
 
 
+@pytest.mark.parametrize(
+    ("given", "steps", "clip"),
+    [
+        ({}, 0, 0.0),
+        ({"kind": "wgan"}, 5, 0.01),
+        ({"kind": "wgan-gp"}, 5, 0.0),
+        ({"kind": "wgan", "preset": "faithful"}, 5, 0.01),
+        ({"kind": "wgan", "preset": "best"}, 3, 0.05),
+        ({"kind": "wgan-gp", "preset": "best"}, 1, 0.0),
+        ({"kind": "wgan", "preset": "best", "criticSteps": 5, "weightClip": 0.01}, 5, 0.01),
+        ({"kind": "dcgan", "preset": "best"}, 0, 0.0),
+    ],
+)
+def test_how_often_a_critic_goes_and_how_far_is_the_presets(given: dict[str, Any], steps: int, clip: float) -> None:
+    parameters = parse_parameters(gan, given)
+    assert isinstance(parameters, gan.Parameters)
+    assert (parameters.critic_steps, parameters.weight_clip) == (steps, clip)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"), [({}, 0.3), ({"preset": "best"}, 0.0), ({"preset": "best", "dropout": 0.2}, 0.2)]
+)
+def test_the_best_preset_drops_nothing_unless_told(given: dict[str, Any], part: float) -> None:
+    parameters = parse_parameters(gan, given)
+    assert isinstance(parameters, gan.Parameters)
+    assert parameters.dropout == part
+
+
 @pytest.mark.parametrize(("kind", "betas"), [("dcgan", (0.5, 0.999)), ("wgan", (0.5, 0.999)), ("wgan-gp", (0.0, 0.9))])
 def test_adams_betas_are_the_kinds(kind: str, betas: tuple[float, float]) -> None:
     for optimizer in make(kind=kind, optimizer="adam").optimizers.values():

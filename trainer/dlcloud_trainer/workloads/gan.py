@@ -32,7 +32,7 @@ LOWER_IS_BETTER = True
 load_data = load_unlabelled
 PRESETS: dict[str, dict[str, Any]] = {
     "faithful": {"batchSize": 256, "epochs": 50, "epsilon": 1e-7, "validation": "last"},
-    "best": {"batchSize": 128, "ema": 0.999, "epochs": 30},
+    "best": {"batchSize": 64, "dropout": 0.0, "ema": 0.999, "epochs": 30},
 }
 _ONE_MODEL = "the two networks learn against each other, so"
 REFUSED = {
@@ -55,10 +55,24 @@ class Usual(NamedTuple):
     optimizer: str
     learning_rate: float
     clip_value: float = 0.0
+    critic_steps: int = 0
+    weight_clip: float = 0.0
 
 
-USUAL = {"dcgan": Usual("adam", 2e-4), "wgan": Usual("rmsprop", 3e-4), "wgan-gp": Usual("adam", 1e-4)}
-FAITHFUL = USUAL | {"dcgan": Usual("rmsprop", 8e-4, 1.0), "wgan": Usual("rmsprop", 5e-5)}
+USUAL = {
+    "dcgan": Usual("adam", 2e-4),
+    "wgan": Usual("rmsprop", 3e-4, critic_steps=5, weight_clip=0.01),
+    "wgan-gp": Usual("adam", 1e-4, critic_steps=5),
+}
+FAITHFUL = USUAL | {
+    "dcgan": Usual("rmsprop", 8e-4, clip_value=1.0),
+    "wgan": Usual("rmsprop", 5e-5, critic_steps=5, weight_clip=0.01),
+}
+BEST = USUAL | {
+    "wgan": Usual("rmsprop", 3e-4, critic_steps=3, weight_clip=0.05),
+    "wgan-gp": Usual("adam", 5e-4, critic_steps=1),
+}
+OF_PRESET = {"faithful": FAITHFUL, "best": BEST}
 ONLY_OF = {"dropout": ["dcgan"], "critic_steps": ["wgan", "wgan-gp"], "weight_clip": ["wgan"], "penalty": ["wgan-gp"]}
 
 
@@ -81,8 +95,15 @@ class Parameters(TrainingParameters):
     dropout: float = Field(
         0.3, ge=0, lt=1, description="Of dcgan: part of the discriminator's features that is dropped."
     )
-    critic_steps: int = Field(5, ge=1, le=100, description="Of wgan, wgan-gp: the critic's steps in each step.")
-    weight_clip: float = Field(0.01, gt=0, le=1, description="Of wgan: largest absolute value of a critic's weight.")
+    critic_steps: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Of wgan, wgan-gp: the critic's steps in each step; 0: 5 (best: 3 of wgan, 1 of wgan-gp).",
+    )
+    weight_clip: float = Field(
+        0.0, ge=0, le=1, description="Of wgan: largest absolute value of a critic's weight; 0: 0.01 (best: 0.05)."
+    )
     penalty: float = Field(10.0, gt=0, le=1e6, description="Of wgan-gp: weight of the gradient penalty.")
     clip_value: float = Field(
         0.0, ge=0, le=1e6, description="Largest absolute value of a gradient; 0: 1 for a faithful dcgan, else any."
@@ -97,7 +118,7 @@ class Parameters(TrainingParameters):
         ge=0,
         le=10,
         description="Highest learning rate; 0: as usual, of dcgan 0.0002 (faithful: 0.0008), of wgan 0.0003 (faithful: "
-        "0.00005), of wgan-gp 0.0001.",
+        "0.00005), of wgan-gp 0.0001 (best: 0.0005).",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "constant", description="cosine, linear: rises over `warmUp` of the training, then falls to 0; constant: stays."
@@ -106,11 +127,12 @@ class Parameters(TrainingParameters):
     @model_validator(mode="after")
     def _fit_kind(self) -> Parameters:
         fields = type(self).model_fields
+        preset = PRESETS.get(self.preset, {})
         for name, kinds in ONLY_OF.items():
-            if self.kind not in kinds and getattr(self, name) != fields[name].default:
-                alias = fields[name].alias
+            alias = fields[name].alias or name
+            if self.kind not in kinds and getattr(self, name) not in (fields[name].default, preset.get(alias)):
                 raise ValueError(f"{alias}: kind {self.kind} has none; leave it out, or give kind {kinds[0]}")
-        usual = (FAITHFUL if self.preset == "faithful" else USUAL)[self.kind]
+        usual = OF_PRESET.get(self.preset, USUAL)[self.kind]
         for name, value in usual._asdict().items():
             if getattr(self, name) == fields[name].default:
                 object.__setattr__(self, name, value)  # frozen for all others
