@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -48,31 +48,19 @@ SLOPE = 0.3  # LeakyReLU's in Keras
 SHOWN = 8  # images of a picture's row, and rows
 TINY = 1e-12  # the root of a sum of squares has no gradient at 0
 
-
-class Usual(NamedTuple):
-    """What a job that does not say otherwise is trained with."""
-
-    optimizer: str
-    learning_rate: float
-    clip_value: float = 0.0
-    critic_steps: int = 0
-    weight_clip: float = 0.0
-
-
-USUAL = {
-    "dcgan": Usual("adam", 2e-4),
-    "wgan": Usual("rmsprop", 3e-4, critic_steps=5, weight_clip=0.01),
-    "wgan-gp": Usual("adam", 1e-4, critic_steps=5),
+# What a job that does not say otherwise is trained with, for each kind, and what a preset changes of it.
+USUAL: dict[str, dict[str, Any]] = {
+    "dcgan": {"optimizer": "adam", "learning_rate": 2e-4},
+    "wgan": {"optimizer": "rmsprop", "learning_rate": 3e-4, "critic_steps": 5, "weight_clip": 0.01},
+    "wgan-gp": {"optimizer": "adam", "learning_rate": 1e-4, "critic_steps": 5},
 }
-FAITHFUL = USUAL | {
-    "dcgan": Usual("rmsprop", 8e-4, clip_value=1.0),
-    "wgan": Usual("rmsprop", 5e-5, critic_steps=5, weight_clip=0.01),
+OF_PRESET: dict[str, dict[str, dict[str, Any]]] = {
+    "faithful": {
+        "dcgan": {"optimizer": "rmsprop", "learning_rate": 8e-4, "clip_value": 1.0},
+        "wgan": {"learning_rate": 5e-5},
+    },
+    "best": {"wgan": {"critic_steps": 3, "weight_clip": 0.05}, "wgan-gp": {"learning_rate": 5e-4, "critic_steps": 1}},
 }
-BEST = USUAL | {
-    "wgan": Usual("rmsprop", 3e-4, critic_steps=3, weight_clip=0.05),
-    "wgan-gp": Usual("adam", 5e-4, critic_steps=1),
-}
-OF_PRESET = {"faithful": FAITHFUL, "best": BEST}
 ONLY_OF = {"dropout": ["dcgan"], "critic_steps": ["wgan", "wgan-gp"], "weight_clip": ["wgan"], "penalty": ["wgan-gp"]}
 
 
@@ -86,20 +74,13 @@ class Parameters(TrainingParameters):
     )
     noise: int = Field(100, ge=1, le=4096, description="Numbers that an image is made from.")
     width: int = Field(
-        64,
-        ge=1,
-        le=1024,
-        description="Channels of the discriminator's first layer; its second has twice as many, the generator's layers "
-        "have 4, 2 and 1 times as many.",
+        64, ge=1, le=1024, description="The discriminator has 1 and 2 times as many channels, the generator 4, 2 and 1."
     )
     dropout: float = Field(
         0.3, ge=0, lt=1, description="Of dcgan: part of the discriminator's features that is dropped."
     )
     critic_steps: int = Field(
-        0,
-        ge=0,
-        le=100,
-        description="Of wgan, wgan-gp: the critic's steps in each step; 0: 5 (best: 3 of wgan, 1 of wgan-gp).",
+        0, ge=0, le=100, description="Of wgan, wgan-gp: the critic's steps in each step; 0: 5 (best: 3, of wgan-gp 1)."
     )
     weight_clip: float = Field(
         0.0, ge=0, le=1, description="Of wgan: largest absolute value of a critic's weight; 0: 0.01 (best: 0.05)."
@@ -132,8 +113,8 @@ class Parameters(TrainingParameters):
             alias = fields[name].alias or name
             if self.kind not in kinds and getattr(self, name) not in (fields[name].default, preset.get(alias)):
                 raise ValueError(f"{alias}: kind {self.kind} has none; leave it out, or give kind {kinds[0]}")
-        usual = OF_PRESET.get(self.preset, USUAL)[self.kind]
-        for name, value in usual._asdict().items():
+        usual = USUAL[self.kind] | OF_PRESET.get(self.preset, {}).get(self.kind, {})
+        for name, value in usual.items():
             if getattr(self, name) == fields[name].default:
                 object.__setattr__(self, name, value)  # frozen for all others
         return self
@@ -170,8 +151,9 @@ class Gan(Adversarial):
             for number in range(self.parameters.critic_steps):
                 loss = self._teach_critic(part, number)
                 self.step("discriminator", self.parameters.clip_value)
-                if self.parameters.kind == "wgan":
-                    self._clip_critic()
+                if limit := self.parameters.weight_clip:
+                    for weight in self.models["discriminator"].parameters():
+                        weight.detach().clamp_(-limit, limit)
             self._teach_generator(part)
         self.step("generator", self.parameters.clip_value)
         if self.average is not None:
@@ -224,12 +206,6 @@ class Gan(Adversarial):
         heights = self.models["discriminator"](between).float()
         (slope,) = torch.autograd.grad(heights.sum(), between, create_graph=True)
         return ((slope.square().flatten(1).sum(1) + TINY).sqrt() - 1).square().sum()
-
-    def _clip_critic(self) -> None:
-        limit = self.parameters.weight_clip
-        with torch.no_grad():
-            for weight in self.models["discriminator"].parameters():
-                weight.clamp_(-limit, limit)
 
     def _draw(self, model: nn.Module, part: Part, stream: int) -> Tensor:
         """An image for each of the part's samples."""
