@@ -82,7 +82,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
 
-    data = cnn.load_data(chosen.mnist, StoreAddress(), parse_parameters(cnn, {"preset": "faithful"}))
+    data = cnn.load_data(chosen.mnist, StoreAddress(), parse_parameters(cnn, {"preset": "faithful"}))  # type: ignore[arg-type]
     # The preset sets the last tenth aside: put together again they are in the files' order.
     images, labels = (torch.cat(both) for both in zip(data.train, data.validation, strict=True))
     images, test = images.float() / WHITE, data.test.images.float() / WHITE
