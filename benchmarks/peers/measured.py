@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 def report(ends: list[list[tuple[float, int]]]) -> None:
-    """Print one JSON line, samples per second and MiB, and end the process. `ends`: of every epoch when each step ended,
-    and of how many samples it was."""
+    """Print one JSON line, samples per second and MiB, and end the process. `ends`: of every epoch when each step
+    ended, and of how many samples it was."""
     counted = ends[1:]
     seconds = sum(epoch[-2][0] - epoch[0][0] for epoch in counted)
     samples = sum(count for epoch in counted for _, count in epoch[1:-1])
