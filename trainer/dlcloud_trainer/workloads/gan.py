@@ -74,7 +74,7 @@ class Parameters(TrainingParameters):
     )
     noise: int = Field(100, ge=1, le=4096, description="Numbers that an image is made from.")
     width: int = Field(
-        64, ge=1, le=1024, description="The discriminator has 1 and 2 times as many channels, the generator 4, 2 and 1."
+        64, ge=1, le=1024, description="Channels: 1 and 2 times as many in the discriminator, 4, 2, 1 in the generator."
     )
     dropout: float = Field(
         0.3, ge=0, lt=1, description="Of dcgan: part of the discriminator's features that is dropped."
