@@ -63,6 +63,7 @@ class Server:
     def start(self) -> None:
         self._store = EmbeddedStore(self.folder)
         self._runner.run(self._store.start())
+        assert self.endpoint in ("", self._store.endpoint), "another program took its port meanwhile"
         self.endpoint = self._store.endpoint
 
     def bucket(self) -> None:

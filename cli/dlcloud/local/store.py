@@ -194,11 +194,13 @@ class EmbeddedStore:
         return dict(found["identities"][0]["credentials"][0])
 
     def _choose_ports(self) -> dict[str, int]:
-        """The ports of the last time if they are free, so that addresses in a job's status stay true; else new ones."""
+        """The ports of the last time, at least S3's, if they are free: addresses in a job's status stay true."""
         path = self._folder / "ports.json"
         ports = None
         if path.exists():
-            ports = weed.free_ports(json.loads(path.read_text()))
+            last = json.loads(path.read_text())
+            for wanted in (last, *[{"s3": last["s3"]}] * _TRIES):
+                ports = ports or weed.free_ports(wanted)
         while ports is None:
             ports = weed.free_ports({})
         path.write_text(json.dumps(ports))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import secrets
+import random
 import shutil
 import socket
 import sys
@@ -19,6 +19,8 @@ from pathlib import Path
 # The admin server's worker always calls its port + 10000, whatever -admin.port.grpc says; so that pair hangs together.
 _GRPC_OFFSET = 10_000
 _SERVERS = ("master", "volume", "filer", "s3")
+# Below those Linux gives to outgoing connections (ip(7), ip_local_port_range), which would take a stopped store's.
+_PORTS = range(12_000, 32_768)
 
 
 class StoreFailed(Exception):
@@ -35,15 +37,17 @@ def find() -> str:
 
 
 def free_ports(wanted: Mapping[str, int]) -> dict[str, int] | None:
-    """`wanted` or, where it names none, any free ports of 127.0.0.1; None when one of them is taken.
+    """`wanted` or, where it names none, ports of 127.0.0.1 by chance; None when one of them is taken.
 
     They are free only at this moment: whoever starts a server on them must be ready to try again.
     """
-    admin = wanted.get("admin") or 20_000 + secrets.randbelow(35_000)
+    admin = wanted.get("admin") or random.choice(_PORTS[:-_GRPC_OFFSET])
     ports = {"admin": admin, "admin.grpc": admin + _GRPC_OFFSET}
-    ports |= {name: wanted.get(name, 0) for server in _SERVERS for name in (server, f"{server}.grpc")}
+    for server in _SERVERS:
+        for name in (server, f"{server}.grpc"):
+            ports[name] = wanted.get(name) or random.choice(_PORTS)
     with contextlib.ExitStack() as held:
-        for name, port in ports.items():
+        for port in ports.values():
             listener = held.enter_context(socket.socket())
             listener.setsockopt(
                 socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
@@ -52,7 +56,6 @@ def free_ports(wanted: Mapping[str, int]) -> dict[str, int] | None:
                 listener.bind(("127.0.0.1", port))
             except OSError:
                 return None
-            ports[name] = listener.getsockname()[1]
     return ports
 
 

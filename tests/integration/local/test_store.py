@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -147,6 +148,26 @@ async def test_a_taken_port_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.M
         async with EmbeddedStore(tmp_path / "b") as other:
             await other.ensure_bucket("ckpt")
             assert other.endpoint != one.endpoint and len(tries) > 1
+
+
+@on_a_loop
+async def test_its_endpoint_stays_when_another_server_took_a_port_of_its_inner_ones(tmp_path: Path) -> None:
+    async with EmbeddedStore(tmp_path) as store:
+        before, ports = store.endpoint, dict(store._ports)
+        await store.ensure_bucket("ckpt")
+        put(store, "one", b"1")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", ports["filer"]))
+        other.listen()
+        async with EmbeddedStore(tmp_path) as store:
+            assert store.endpoint == before and store._ports["filer"] != ports["filer"]
+            assert client(store).get_object("ckpt", "one").read() == b"1"
+
+
+def test_its_ports_are_none_of_those_outgoing_connections_get() -> None:
+    ports = [port for _ in range(200) for port in (weed.free_ports({}) or {}).values()]
+    assert len(ports) > 1000 and max(ports) < 32_768
 
 
 @on_a_loop
