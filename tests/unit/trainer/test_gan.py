@@ -278,6 +278,23 @@ def test_how_often_a_critic_goes_and_how_far_is_the_presets(given: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("given", "schedule"),
+    [
+        ({}, "constant"),
+        ({"kind": "wgan"}, "constant"),
+        ({"kind": "wgan", "preset": "faithful"}, "constant"),
+        ({"kind": "wgan", "preset": "best"}, "cosine"),
+        ({"kind": "wgan", "preset": "best", "schedule": "constant"}, "constant"),
+        ({"kind": "wgan-gp", "preset": "best"}, "constant"),
+        ({"kind": "wgan-gp", "schedule": "linear"}, "linear"),
+    ],
+)
+def test_the_rate_falls_for_the_best_wgan_alone_unless_told(given: dict[str, Any], schedule: str) -> None:
+    parameters = parse_parameters(gan, given)
+    assert parameters.schedule == schedule
+
+
+@pytest.mark.parametrize(
     ("given", "part"), [({}, 0.3), ({"preset": "best"}, 0.0), ({"preset": "best", "dropout": 0.2}, 0.2)]
 )
 def test_the_best_preset_drops_nothing_unless_told(given: dict[str, Any], part: float) -> None:

@@ -59,7 +59,10 @@ OF_PRESET: dict[str, dict[str, dict[str, Any]]] = {
         "dcgan": {"optimizer": "rmsprop", "learning_rate": 8e-4, "clip_value": 1.0},
         "wgan": {"learning_rate": 5e-5},
     },
-    "best": {"wgan": {"critic_steps": 3, "weight_clip": 0.05}, "wgan-gp": {"learning_rate": 5e-4, "critic_steps": 1}},
+    "best": {
+        "wgan": {"critic_steps": 3, "weight_clip": 0.05, "schedule": "cosine"},
+        "wgan-gp": {"learning_rate": 5e-4, "critic_steps": 1},
+    },
 }
 ONLY_OF = {"dropout": ["dcgan"], "critic_steps": ["wgan", "wgan-gp"], "weight_clip": ["wgan"], "penalty": ["wgan-gp"]}
 
@@ -76,9 +79,7 @@ class Parameters(TrainingParameters):
     width: int = Field(
         64, ge=1, le=1024, description="Channels: 1 and 2 times as many in the discriminator, 4, 2, 1 in the generator."
     )
-    dropout: float = Field(
-        0.3, ge=0, lt=1, description="Of dcgan: part of the discriminator's features that is dropped."
-    )
+    dropout: float = Field(0.3, ge=0, lt=1, description="Of dcgan: part of the discriminator's features to drop.")
     critic_steps: int = Field(
         0, ge=0, le=100, description="Of wgan, wgan-gp: the critic's steps in each step; 0: 5 (best: 3, of wgan-gp 1)."
     )
@@ -101,8 +102,10 @@ class Parameters(TrainingParameters):
         description="Highest learning rate; 0: as usual, of dcgan 0.0002 (faithful: 0.0008), of wgan 0.0003 (faithful: "
         "0.00005), of wgan-gp 0.0001 (best: 0.0005).",
     )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "constant", description="cosine, linear: rises over `warmUp` of the training, then falls to 0; constant: stays."
+    schedule: Literal["usual", "cosine", "linear", "constant"] = Field(  # type: ignore[assignment]
+        "usual",
+        description="cosine, linear: rises over `warmUp` of the training, then falls to 0; constant: stays; usual: "
+        "cosine for the best wgan, else constant.",
     )
 
     @model_validator(mode="after")
@@ -113,7 +116,7 @@ class Parameters(TrainingParameters):
             alias = fields[name].alias or name
             if self.kind not in kinds and getattr(self, name) not in (fields[name].default, preset.get(alias)):
                 raise ValueError(f"{alias}: kind {self.kind} has none; leave it out, or give kind {kinds[0]}")
-        usual = USUAL[self.kind] | OF_PRESET.get(self.preset, {}).get(self.kind, {})
+        usual = {"schedule": "constant", **USUAL[self.kind], **OF_PRESET.get(self.preset, {}).get(self.kind, {})}
         for name, value in usual.items():
             if getattr(self, name) == fields[name].default:
                 object.__setattr__(self, name, value)  # frozen for all others
@@ -195,11 +198,10 @@ class Gan(Adversarial):
         torch.autograd.backward(fake, advice(unconvinced, shown))
 
     def _penalty(self, real: Tensor, fake: Tensor, part: Part, stream: int) -> Tensor:
-        """How far the critic's slope between real and fake images is from 1, squared and summed over the samples
+        """How far the critic's slope between real and fake images is from 1, squared, summed over the samples
         (https://arxiv.org/abs/1704.00028).
 
-        Its gradient is averaged over the ranks with the rest: the wrapper's hooks sit on the weights, which get one sum
-        of all that flows into them in one backward. With DDP's static_graph it would not be.
+        Averaged over the ranks with the rest, as all reaches the weights in one backward (not so with static_graph).
         """
         ahead = torch.special.ndtr(part.noise(1, 1, 1, stream=stream)).to(self.device)  # even from 0 to 1
         between = torch.lerp(real, fake.float(), ahead).requires_grad_()
